@@ -1,8 +1,10 @@
-// The menu: every operator the engine uses. Each enqueues on `stream` and returns at once (on the CPU
-// it has then finished); tensors lie on stream.device(). Shapes and dtypes are CHECKed in ops.cc.
+// The menu: every operator the engine uses. Each enqueues on `stream` and returns at once (on the
+// CPU it has then finished); tensors lie on stream.device(). Shapes and dtypes are CHECKed in
+// ops.cc.
 //
-// T is the model's dtype, float32 or bfloat16: weights, GEMM inputs and the KV cache are stored in it.
-// The residual stream, norm weights, biases and logits are float32; everything accumulates in float32.
+// T is the model's dtype, float32 or bfloat16: weights, GEMM inputs and the KV cache are stored in
+// it. The residual stream, norm weights, biases and logits are float32; everything accumulates in
+// float32.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +22,8 @@ namespace polystrate {
 void EmbeddingLookup(const Stream& stream, const Tensor& ids, const Tensor& table,
                      int32_t vocab_begin, const Tensor& out);
 
-// out[t, i] = (x[t, i] - mean_t) / sqrt(var_t + epsilon) * weight[i] + bias[i], var over the row, not
-// corrected.  x: [num_tokens, hidden_size] float32; weight, bias: [hidden_size] float32;
+// out[t, i] = (x[t, i] - mean_t) / sqrt(var_t + epsilon) * weight[i] + bias[i], var over the row,
+// not corrected.  x: [num_tokens, hidden_size] float32; weight, bias: [hidden_size] float32;
 //   out: same shape, T (float32 may be x itself). Ba et al. 2016, arXiv:1607.06450.
 void LayerNorm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
                float epsilon, const Tensor& out);
@@ -38,14 +40,17 @@ struct GemmOptions {
   bool accumulate = false;                    // out += instead of out =; float32 out, no activation
 };
 // out = activation(x weight^T + bias).
-//   x: [num_tokens, k] T, rows may be strided; weight: [n, k] T, contiguous; bias: [n] float32 or empty;
-//   out: [num_tokens, n] T or float32, rows may be strided. No aliasing. Accumulates in float32.
-// Few rows (decode) read every weight byte once for all rows; many rows go to a blocked library GEMM.
+//   x: [num_tokens, k] T, rows may be strided; weight: [n, k] T, contiguous; bias: [n] float32 or
+//   empty; out: [num_tokens, n] T or float32, rows may be strided. No aliasing. Accumulates in
+//   float32.
+// Few rows (decode) read every weight byte once for all rows; many rows go to a blocked library
+// GEMM.
 void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options = {});
 
-// Rotary tables of GPT-NeoX (Su et al. 2021, arXiv:2104.09864; "rotate half" over the first rotary_dim
-// of head_dim): cos_sin[p] = cos(p f_0..f_{r/2-1}) then sin(p f_0..), f_j = base^(-2j/r).
+// Rotary tables of GPT-NeoX (Su et al. 2021, arXiv:2104.09864; "rotate half" over the first
+// rotary_dim of head_dim): cos_sin[p] = cos(p f_0..f_{r/2-1}) then sin(p f_0..), f_j =
+// base^(-2j/r).
 struct RopeTable {
   Tensor cos_sin;  // [max_position, rotary_dim] float32
   int rotary_dim = 0;
@@ -63,13 +68,15 @@ struct KvSlot {
   Tensor key;    // [num_blocks, num_kv_heads, block_size, head_dim] T
   Tensor value;  // the same
 };
-// Writes row t of key and value to block slot_mapping[t] / block_size, offset slot_mapping[t] % block_size.
-//   key, value: [num_tokens, num_kv_heads * head_dim] T, rows may be strided; slot_mapping: [num_tokens] int32.
+// Writes row t of key and value to block slot_mapping[t] / block_size, offset slot_mapping[t] %
+// block_size.
+//   key, value: [num_tokens, num_kv_heads * head_dim] T, rows may be strided; slot_mapping:
+//   [num_tokens] int32.
 void StoreKv(const Stream& stream, const Tensor& key, const Tensor& value,
              const Tensor& slot_mapping, const KvSlot& slot);
 
-// The ragged batch of one step: sequence i's queries are rows [cu_seqlens_q[i], cu_seqlens_q[i+1]) and
-// are the last of its context_lens[i] tokens, whose K and V are already in the cache.
+// The ragged batch of one step: sequence i's queries are rows [cu_seqlens_q[i], cu_seqlens_q[i+1])
+// and are the last of its context_lens[i] tokens, whose K and V are already in the cache.
 struct AttentionBatch {
   Tensor cu_seqlens_q;  // [num_sequences + 1] int32, on the host
   Tensor context_lens;  // [num_sequences] int32, on the host
@@ -78,17 +85,18 @@ struct AttentionBatch {
 struct AttentionOptions {
   int head_dim = 0;
   int queries_per_kv_head = 1;  // of the whole model
-  // Query head q of this rank reads KV head (q + query_head_phase) / queries_per_kv_head of this rank:
-  // the phase is not zero where a rank's heads begin in the middle of a KV group (g % tp != 0).
+  // Query head q of this rank reads KV head (q + query_head_phase) / queries_per_kv_head of this
+  // rank: the phase is not zero where a rank's heads begin in the middle of a KV group (g % tp !=
+  // 0).
   int query_head_phase = 0;
   float scale = 1.0f;
   // Set when the cache holds unrotated keys and this layer reads them rotated (`pre_rope` owners):
   // the key of position p is rotated by row p as it is read.
   const RopeTable* rotate_keys = nullptr;
 };
-// Causal softmax(scale q k^T) v over a paged cache (Kwon et al. 2023, arXiv:2309.06180) with the online
-// softmax of FlashAttention-2 (Dao 2023, arXiv:2307.08691).  Each KV byte is read once for all query
-// heads (and, in prefill, for a tile of query rows) that share it.
+// Causal softmax(scale q k^T) v over a paged cache (Kwon et al. 2023, arXiv:2309.06180) with the
+// online softmax of FlashAttention-2 (Dao 2023, arXiv:2307.08691).  Each KV byte is read once for
+// all query heads (and, in prefill, for a tile of query rows) that share it.
 //   query, out: [num_tokens, num_heads * head_dim] T, rows may be strided; no aliasing.
 void PagedAttention(const Stream& stream, const Tensor& query, const KvSlot& slot,
                     const AttentionBatch& batch, const AttentionOptions& options,
@@ -97,9 +105,9 @@ void PagedAttention(const Stream& stream, const Tensor& query, const KvSlot& slo
 // x += y, float32, same shape [num_tokens, hidden_size].
 void AddInPlace(const Stream& stream, const Tensor& y, const Tensor& x);
 
-// How one row of logits becomes a token. temperature 0 (< 1e-5) is argmax, the lowest id winning ties;
-// otherwise logits / temperature, then top_k (0: all), then top_p (the smallest set of most likely
-// tokens whose probability reaches top_p), then one draw.
+// How one row of logits becomes a token. temperature 0 (< 1e-5) is argmax, the lowest id winning
+// ties; otherwise logits / temperature, then top_k (0: all), then top_p (the smallest set of most
+// likely tokens whose probability reaches top_p), then one draw.
 struct SampleRow {
   float temperature = 1.0f;
   int32_t top_k = 0;
@@ -110,11 +118,12 @@ struct SampleRow {
   uint64_t position = 0;
 };
 struct SampleResult {
-  int32_t token_id = -1;  // -1: the row holds a NaN or no finite value; the caller ends that request
-  float logprob = 0.0f;   // log softmax of the unscaled, unfiltered logits at token_id
+  int32_t token_id =
+      -1;                // -1: the row holds a NaN or no finite value; the caller ends that request
+  float logprob = 0.0f;  // log softmax of the unscaled, unfiltered logits at token_id
 };
-// logits: [num_rows, >= vocab_size] float32 (columns from vocab_size on are padding); one row and one
-// result each.
+// logits: [num_rows, >= vocab_size] float32 (columns from vocab_size on are padding); one row and
+// one result each.
 void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results);
 

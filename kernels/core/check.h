@@ -24,20 +24,19 @@ std::string CheckOpMessage(const char* expression, const A& a, const B& b) {
 
 }  // namespace polystrate
 
-#define CHECK(condition)                                                  \
-  do {                                                                    \
-    if (!(condition)) [[unlikely]]                                        \
-      ::polystrate::CheckFailed(__FILE__, __LINE__, #condition);          \
+#define CHECK(condition)                                         \
+  do {                                                           \
+    if (!(condition)) [[unlikely]]                               \
+      ::polystrate::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)
 
-#define POLYSTRATE_CHECK_OP(op, a, b)                                                    \
-  do {                                                                                   \
-    const auto& check_a = (a);                                                           \
-    const auto& check_b = (b);                                                           \
-    if (!(check_a op check_b)) [[unlikely]]                                              \
-      ::polystrate::CheckFailed(                                                         \
-          __FILE__, __LINE__,                                                            \
-          ::polystrate::CheckOpMessage(#a " " #op " " #b, check_a, check_b));            \
+#define POLYSTRATE_CHECK_OP(op, a, b)                                                             \
+  do {                                                                                            \
+    const auto& check_a = (a);                                                                    \
+    const auto& check_b = (b);                                                                    \
+    if (!(check_a op check_b)) [[unlikely]]                                                       \
+      ::polystrate::CheckFailed(                                                                  \
+          __FILE__, __LINE__, ::polystrate::CheckOpMessage(#a " " #op " " #b, check_a, check_b)); \
   } while (false)
 
 #define CHECK_EQ(a, b) POLYSTRATE_CHECK_OP(==, a, b)

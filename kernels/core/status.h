@@ -6,11 +6,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define RETURN_IF_ERROR(expression)                       \
-  do {                                                    \
-    absl::Status return_if_error_status = (expression);   \
-    if (!return_if_error_status.ok()) [[unlikely]]        \
-      return return_if_error_status;                      \
+#define RETURN_IF_ERROR(expression)                     \
+  do {                                                  \
+    absl::Status return_if_error_status = (expression); \
+    if (!return_if_error_status.ok()) [[unlikely]]      \
+      return return_if_error_status;                    \
   } while (false)
 
 #define POLYSTRATE_CONCAT_INNER(a, b) a##b

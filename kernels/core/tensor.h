@@ -1,7 +1,7 @@
 // Tensor: a non-owning view of at most four dimensions. Buffer (device.h) owns the memory.
 //
-// Row-major; the dimensions after the first are contiguous, the first may be strided (row_stride, in
-// elements), so that Columns() can name a slice of a fused projection without a copy.
+// Row-major; the dimensions after the first are contiguous, the first may be strided (row_stride,
+// in elements), so that Columns() can name a slice of a fused projection without a copy.
 #pragma once
 
 #include <array>

@@ -1,0 +1,66 @@
+// ModelConfig: the facts a checkpoint states about itself, in Hugging Face's words. Read once from
+// config.json, validated, const afterwards.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/core/dtype.h"
+#include "kernels/ops.h"
+#include "parallel/kv_sharing.h"
+
+namespace polystrate {
+
+// Which keys a reuser reads (docs/architecture.md, "Key rules").
+enum class ReuseKeys : uint8_t {
+  kPostRope,  // the owner's rotated keys: CLA and every published engine
+  kPreRope,   // the owner's keys before rotation; only the reuser's query is rotated (pythia-mlkv)
+};
+
+struct ModelConfig {
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int num_layers = 0;
+  int num_heads = 0;
+  int num_kv_heads = 0;  // absent in config.json: num_heads
+  int head_dim = 0;      // hidden_size / num_heads
+  int64_t intermediate_size = 0;
+  int64_t max_position_embeddings = 0;
+  float layer_norm_epsilon = 1e-5f;
+  int rotary_dim = 0;  // int(head_dim * rotary_pct), as transformers truncates
+  double rope_base = 10000.0;
+  Activation activation = Activation::kGelu;
+  bool use_parallel_residual = true;
+  bool use_key_value_mlp = false;  // K and V projections are two-layer MLPs
+  int64_t kv_intermediate_size = 0;
+  bool attention_bias = true;
+  bool tie_word_embeddings = false;
+  int32_t eos_token_id = -1;  // -1: none
+  KvSharing sharing;  // from kv_source, else from num_key_value_layers, else every layer owns
+  ReuseKeys reuse_keys = ReuseKeys::kPostRope;
+  // Not empty when the caller should tell the user something (the model shares KV and names no key
+  // rule).
+  std::string warning;
+  std::optional<DType> torch_dtype;  // the dtype the checkpoint says it is in
+
+  // KV cache bytes of one token over the whole model: 2 * owners * kv_heads * head_dim *
+  // bytes(dtype).
+  int64_t KvBytesPerToken(DType dtype) const;
+  // Parameters of the checkpoint, counted from the shapes (buffers and dead tensors left out).
+  int64_t NumParameters() const;
+};
+
+// What the user may say about a model on the command line; it overrides config.json.
+struct ModelOverrides {
+  std::optional<ReuseKeys> reuse_keys;
+};
+
+// Reads DIR/config.json. NOT_FOUND when there is none; INVALID_ARGUMENT names the key, its value
+// and what was expected: ranges, divisibility, sizes whose product would overflow, unsupported
+// architectures.
+absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir,
+                                            const ModelOverrides& overrides = {});
+
+}  // namespace polystrate

@@ -1,0 +1,72 @@
+// StageWeights: the weights of one rank: its stage's layers, its tensor-parallel share of each.
+//
+// Matrices are [out, in] in the engine's dtype; norm weights and biases are float32.
+// Column-parallel: qkv_proj, h_to_4h (and the K/V MLPs' second matrix); row-parallel: dense,
+// 4h_to_h, whose biases only tp_rank 0 keeps so that the all-reduce adds them once. intermediate
+// sizes are padded with zero rows and columns to a multiple of 32 per rank; vocabulary rows to
+// equal shares.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/model_config.h"
+#include "kernels/core/device.h"
+#include "kernels/core/tensor.h"
+#include "parallel/shard.h"
+#include "parallel/stage_plan.h"
+#include "parallel/topology.h"
+
+namespace polystrate {
+
+struct LinearWeights {
+  Tensor weight;  // [out, in] T
+  Tensor bias;    // [out] float32; empty when there is none
+};
+struct NormWeights {
+  Tensor weight;  // [hidden_size] float32
+  Tensor bias;
+};
+// An owner whose K (or V) projection is dense_out(activation(dense_in(x))) (use_key_value_mlp).
+struct KeyValueMlpWeights {
+  LinearWeights dense_in;   // [kv_intermediate_size padded, hidden_size], whole on every rank
+  LinearWeights dense_out;  // [kv_count * head_dim, kv_intermediate_size padded]
+};
+
+struct LayerWeights {
+  int layer = 0;      // index in the model
+  bool owner = true;  // a reuser's qkv_proj has the query rows alone
+  NormWeights input_layernorm;
+  NormWeights post_attention_layernorm;
+  // Rows: query_count * head_dim, then for an owner with plain projections kv_count * head_dim of K
+  // and as many of V.
+  LinearWeights qkv_proj;
+  KeyValueMlpWeights key_mlp, value_mlp;  // owners of use_key_value_mlp models; empty otherwise
+  LinearWeights dense;                    // [hidden_size, query_count * head_dim]
+  LinearWeights h_to_4h;                  // [intermediate share, hidden_size]
+  LinearWeights four_h_to_h;              // [hidden_size, intermediate share]
+};
+
+struct StageWeights {
+  HeadShard heads;
+  ShardRange vocab;         // this rank's rows of embed_in and embed_out
+  ShardRange intermediate;  // this rank's MLP rows
+  Tensor embed_in;          // [vocab.padded, hidden_size] T; first stage only
+  std::vector<LayerWeights> layers;
+  NormWeights final_layer_norm;  // last stage only, as embed_out
+  Tensor embed_out;              // [vocab.padded, hidden_size] T
+  std::vector<Buffer> buffers;   // owns all of the above
+
+  int64_t num_bytes() const;
+};
+
+// Reads the share of (topology, stage) from a Hugging Face directory. Memory held at any moment is
+// at most the share plus one tensor; dead K/V tensors of reusers and buffers are never read.
+// INVALID_ARGUMENT names the tensor, its shape and the expected one; NOT_FOUND names the file or
+// the missing tensor.
+absl::StatusOr<StageWeights> LoadStageWeights(const std::string& model_dir,
+                                              const ModelConfig& config, const Topology& topology,
+                                              const Stage& stage, DType dtype, Device device);
+
+}  // namespace polystrate
