@@ -1,0 +1,15 @@
+// Communicator over MPI for host tensors. Used by process_group.cc alone.
+#pragma once
+
+#include <mpi.h>
+
+#include <memory>
+
+#include "parallel/communicator.h"
+
+namespace polystrate {
+
+// Takes ownership of `comm`; MPI must outlive the result.
+std::unique_ptr<Communicator> MakeMpiCommunicator(MPI_Comm comm);
+
+}  // namespace polystrate
