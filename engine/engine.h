@@ -1,9 +1,9 @@
 // Engine: rank 0 of one MPI world. Takes requests from any thread, decides every step (admission,
 // preemption, stopping) on its own, and gives tokens back through TokenSinks.
 //
-// Life: constructed before the weights are read (kStarting, so that the server can answer NOT_SERVING);
-// Run() on the main thread makes it kReady; BeginDrain() refuses new requests and lets Run() return when
-// the running ones have ended or the time-out has passed.
+// Life: constructed before the weights are read (kStarting, so that the server can answer
+// NOT_SERVING); Run() on the main thread makes it kReady; BeginDrain() refuses new requests and
+// lets Run() return when the running ones have ended or the time-out has passed.
 #pragma once
 
 #include <atomic>
@@ -32,14 +32,15 @@ struct StepResult;
 // The operator's choices and what follows from them; the same on every rank.
 struct EngineOptions {
   ParallelConfig parallel;
-  std::string model_id;             // as clients name it
-  int32_t vocab_size = 0;           // from the model, like the next two
+  std::string model_id;    // as clients name it
+  int32_t vocab_size = 0;  // from the model, like the next two
   int32_t eos_token_id = -1;
-  int64_t max_model_len = 0;        // tokens of prompt and output together
-  int64_t block_size = 16;          // tokens of a KV block
-  int64_t num_blocks = 0;           // KV blocks, the minimum over stages
-  int64_t max_num_seqs = 64;        // sequences that run at once
-  int64_t max_num_batched_tokens = 512;  // tokens of one step: longer prompts are prefilled in chunks
+  int64_t max_model_len = 0;  // tokens of prompt and output together
+  int64_t block_size = 16;    // tokens of a KV block
+  int64_t num_blocks = 0;     // KV blocks, the minimum over stages
+  int64_t max_num_seqs = 64;  // sequences that run at once
+  int64_t max_num_batched_tokens =
+      512;  // tokens of one step: longer prompts are prefilled in chunks
 };
 
 enum class EngineState : uint8_t { kStarting, kReady, kDraining, kStopped };

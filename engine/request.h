@@ -22,7 +22,8 @@ struct GenerationRequest {
   std::string request_id;  // unique among live requests; empty: the engine makes one
   std::vector<int32_t> prompt;
   SamplingParams sampling;
-  // Absent: whatever is left of the context or fits the KV cache. 0 is allowed with prompt_logprobs alone.
+  // Absent: whatever is left of the context or fits the KV cache. 0 is allowed with prompt_logprobs
+  // alone.
   std::optional<int64_t> max_tokens;
   std::vector<int32_t> stop_token_ids;  // besides the model's own end of sequence
   bool ignore_eos = false;
@@ -51,9 +52,10 @@ struct Finished {
   RequestUsage usage;
 };
 
-// Where a request's output goes. The engine's thread calls it and must not be blocked. After OnFinished or
-// OnError, exactly one of which is called once for every accepted request, the engine never touches the
-// sink again, so that its owner may delete it. (Abstract seam 2 of 2; the other is Communicator.)
+// Where a request's output goes. The engine's thread calls it and must not be blocked. After
+// OnFinished or OnError, exactly one of which is called once for every accepted request, the engine
+// never touches the sink again, so that its owner may delete it. (Abstract seam 2 of 2; the other
+// is Communicator.)
 class TokenSink {
  public:
   virtual ~TokenSink() = default;

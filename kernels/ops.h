@@ -105,6 +105,11 @@ void PagedAttention(const Stream& stream, const Tensor& query, const KvSlot& slo
 // x += y, float32, same shape [num_tokens, hidden_size].
 void AddInPlace(const Stream& stream, const Tensor& y, const Tensor& x);
 
+// out[t] = parts[0, t] | parts[1, t] | ...: what a gather over a vocabulary-parallel group leaves,
+// in one row per token.  parts: [num_parts, num_tokens, n] float32; out: [num_tokens, num_parts *
+// n] float32.
+void ConcatColumns(const Stream& stream, const Tensor& parts, const Tensor& out);
+
 // How one row of logits becomes a token. temperature 0 (< 1e-5) is argmax, the lowest id winning
 // ties; otherwise logits / temperature, then top_k (0: all), then top_p (the smallest set of most
 // likely tokens whose probability reaches top_p), then one draw.

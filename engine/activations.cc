@@ -1,0 +1,52 @@
+#include "engine/activations.h"
+
+#include "kernels/core/status.h"
+
+namespace polystrate {
+
+absl::StatusOr<Activations> Activations::Create(const ModelConfig& config,
+                                                const StageWeights& weights,
+                                                const Topology& topology, int64_t max_tokens,
+                                                DType dtype, Device device) {
+  Activations a;
+  absl::Status status = absl::OkStatus();
+  auto take = [&](DType type, std::initializer_list<int64_t> dims) {
+    int64_t bytes = SizeOf(type);
+    for (int64_t dim : dims) bytes *= dim;
+    absl::StatusOr<Buffer> buffer = Buffer::Allocate(device, bytes);
+    if (!buffer.ok()) {
+      status = buffer.status();
+      return Tensor();
+    }
+    a.buffers.push_back(*std::move(buffer));
+    return Tensor(a.buffers.back().data(), type, device, dims);
+  };
+  const HeadShard& heads = weights.heads;
+  const int64_t query_columns = int64_t{heads.query_count} * config.head_dim;
+  const int64_t kv_columns = int64_t{heads.kv_count} * config.head_dim;
+  a.hidden = take(DType::kFloat32, {max_tokens, config.hidden_size});
+  a.normed = take(dtype, {max_tokens, config.hidden_size});
+  a.qkv = take(dtype, {max_tokens, query_columns + 2 * kv_columns});
+  a.attention = take(dtype, {max_tokens, query_columns});
+  a.intermediate = take(dtype, {max_tokens, weights.intermediate.padded});
+  a.block_out = take(DType::kFloat32, {max_tokens, config.hidden_size});
+  for (const LayerWeights& layer : weights.layers) {
+    if (layer.key_mlp.dense_in.weight.empty() || !a.key_value_mlp.empty()) continue;
+    a.key_value_mlp = take(dtype, {max_tokens, layer.key_mlp.dense_in.weight.dim(0)});
+  }
+  if (topology.last_stage()) {
+    const int64_t rows = kMaxLogitRows;
+    const int64_t tp_size = topology.config.tp_size;
+    a.logit_hidden = take(DType::kFloat32, {rows, config.hidden_size});
+    a.logit_normed = take(dtype, {rows, config.hidden_size});
+    a.logit_shard = take(DType::kFloat32, {rows, weights.vocab.padded});
+    if (topology.tp_rank() == 0) {
+      a.logit_parts = take(DType::kFloat32, {tp_size, rows, weights.vocab.padded});
+      a.logits = take(DType::kFloat32, {rows, tp_size * weights.vocab.padded});
+    }
+  }
+  RETURN_IF_ERROR(status);
+  return a;
+}
+
+}  // namespace polystrate

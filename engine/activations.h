@@ -1,0 +1,38 @@
+// Activations: every scratch tensor of a stage, taken once for the largest step. A step uses the
+// first rows.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/model_config.h"
+#include "engine/weights.h"
+#include "kernels/core/device.h"
+#include "kernels/core/tensor.h"
+
+namespace polystrate {
+
+struct Activations {
+  // Rows of logits that are computed at a time; more are done in turns.
+  static constexpr int64_t kMaxLogitRows = 64;
+
+  Tensor hidden;         // [max_tokens, hidden_size] float32: the residual stream
+  Tensor normed;         // [max_tokens, hidden_size] T
+  Tensor qkv;            // [max_tokens, (query_count + 2 kv_count) * head_dim] T
+  Tensor key_value_mlp;  // [max_tokens, kv_intermediate] T; empty without use_key_value_mlp
+  Tensor attention;      // [max_tokens, query_count * head_dim] T
+  Tensor intermediate;   // [max_tokens, intermediate share] T
+  Tensor block_out;  // [max_tokens, hidden_size] float32: what a block adds, before the all-reduce
+  Tensor logit_hidden;  // [kMaxLogitRows, hidden_size] float32: the rows whose logits are wanted
+  Tensor logit_normed;  // the same, normed, T
+  Tensor logit_shard;   // [kMaxLogitRows, vocab share] float32
+  Tensor logit_parts;   // [tp_size, kMaxLogitRows, vocab share] float32; tp_rank 0 alone
+  Tensor logits;        // [kMaxLogitRows, tp_size * vocab share] float32; tp_rank 0 alone
+  std::vector<Buffer> buffers;  // owns all of the above
+
+  static absl::StatusOr<Activations> Create(const ModelConfig& config, const StageWeights& weights,
+                                            const Topology& topology, int64_t max_tokens,
+                                            DType dtype, Device device);
+};
+
+}  // namespace polystrate

@@ -1,0 +1,199 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+
+#include "kernels/core/check.h"
+
+namespace polystrate {
+
+Scheduler::Scheduler(const SchedulerOptions& options)
+    : options_(options), blocks_(options.num_blocks) {
+  CHECK_GE(options.block_size, 1);
+  CHECK_GE(options.max_num_seqs, 1);
+  CHECK_GE(options.max_num_batched_tokens, 1);
+  CHECK_GE(options.pp_size, 1);
+}
+
+int64_t Scheduler::BlocksFor(int64_t num_tokens) const {
+  return (num_tokens + options_.block_size - 1) / options_.block_size;
+}
+
+bool Scheduler::Fits(int64_t num_tokens) const {
+  return BlocksFor(num_tokens) <= blocks_.num_blocks();
+}
+
+void Scheduler::Add(std::unique_ptr<Sequence> sequence) {
+  CHECK(!sequence->tokens.empty());
+  waiting_.push_back(sequence.get());
+  const bool inserted = sequences_.emplace(sequence->id, std::move(sequence)).second;
+  CHECK(inserted);
+}
+
+void Scheduler::Remove(uint64_t id) {
+  auto found = sequences_.find(id);
+  CHECK(found != sequences_.end());
+  Sequence* sequence = found->second.get();
+  std::erase(waiting_, sequence);
+  std::erase(running_, sequence);
+  blocks_.Free(&sequence->block_table);
+  sequences_.erase(found);
+}
+
+bool Scheduler::Append(uint64_t id, int64_t position, int32_t token_id) {
+  auto found = sequences_.find(id);
+  if (found == sequences_.end()) return false;
+  Sequence& sequence = *found->second;
+  if (position != static_cast<int64_t>(sequence.tokens.size())) return false;
+  sequence.tokens.push_back(token_id);
+  return true;
+}
+
+const Sequence* Scheduler::Find(uint64_t id) const {
+  auto found = sequences_.find(id);
+  return found == sequences_.end() ? nullptr : found->second.get();
+}
+
+std::optional<StepPlan> Scheduler::Schedule() {
+  StepPlan plan;
+  plan.cu_seqlens_q.push_back(0);
+  planned_.clear();
+  preempted_this_step_ = false;
+  ScheduleDecodes(&plan);
+  SchedulePrompts(&plan);
+  // What a preemption has just freed must not go to a newcomer, or the two would take turns for
+  // ever.
+  if (!preempted_this_step_) AdmitWaiting(&plan);
+  if (planned_.empty()) return std::nullopt;
+
+  for (const Sequence* sequence : planned_) {
+    plan.max_blocks = std::max<int32_t>(plan.max_blocks, sequence->block_table.size());
+  }
+  for (const Sequence* sequence : planned_) {
+    const size_t end = plan.block_tables.size() + plan.max_blocks;
+    plan.block_tables.insert(plan.block_tables.end(), sequence->block_table.begin(),
+                             sequence->block_table.end());
+    plan.block_tables.resize(end, 0);
+  }
+  plan.step_id = next_step_id_++;
+  return plan;
+}
+
+// With pp_size plans in flight each stage has work only if no plan takes everybody: an even share
+// of all that could run now.
+int64_t Scheduler::MaxSequencesPerPlan() const {
+  const int64_t active = std::min(num_running() + num_waiting(), options_.max_num_seqs);
+  return std::max<int64_t>(1, (active + options_.pp_size - 1) / options_.pp_size);
+}
+
+void Scheduler::ScheduleDecodes(StepPlan* plan) {
+  const int64_t max_seqs = MaxSequencesPerPlan();
+  // By index: a preemption takes the last element away.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    if (plan->num_seqs() >= max_seqs) return;
+    if (plan->num_tokens() >= options_.max_num_batched_tokens) return;
+    Sequence* sequence = running_[i];
+    if (sequence->num_unscheduled() != 1) continue;
+    if (!GrowOrPreempt(sequence)) return;  // it was the newest itself
+    AddChunk(sequence, 1, plan);
+  }
+}
+
+// Makes room for all known tokens of a running sequence, if need be at the expense of newer ones.
+bool Scheduler::GrowOrPreempt(Sequence* sequence) {
+  const int64_t missing =
+      BlocksFor(sequence->tokens.size()) - static_cast<int64_t>(sequence->block_table.size());
+  if (missing <= 0) return true;
+  while (!blocks_.Allocate(missing, &sequence->block_table)) {
+    const bool itself = running_.back() == sequence;
+    PreemptNewest();
+    if (itself) return false;
+  }
+  return true;
+}
+
+void Scheduler::PreemptNewest() {
+  Sequence* victim = running_.back();
+  running_.pop_back();
+  blocks_.Free(&victim->block_table);
+  victim->num_scheduled = 0;
+  waiting_.push_front(victim);
+  preempted_this_step_ = true;
+  ++num_preemptions_;
+}
+
+void Scheduler::SchedulePrompts(StepPlan* plan) {
+  const int64_t max_seqs = MaxSequencesPerPlan();
+  for (Sequence* sequence : running_) {
+    const int64_t budget = options_.max_num_batched_tokens - plan->num_tokens();
+    if (budget <= 0 || plan->num_seqs() >= max_seqs) return;
+    if (sequence->num_unscheduled() < 2) continue;  // nothing to do, or a decode that has to wait
+    AddChunk(sequence, std::min(budget, sequence->num_unscheduled()), plan);
+  }
+}
+
+void Scheduler::AdmitWaiting(StepPlan* plan) {
+  const int64_t max_seqs = MaxSequencesPerPlan();
+  while (!waiting_.empty() && num_running() < options_.max_num_seqs) {
+    const int64_t budget = options_.max_num_batched_tokens - plan->num_tokens();
+    if (budget <= 0 || plan->num_seqs() >= max_seqs) return;
+    Sequence* sequence = waiting_.front();
+    // Blocks for all its known tokens at once: a prompt whose first chunk ran always gets to its
+    // end.
+    if (!blocks_.Allocate(BlocksFor(sequence->tokens.size()), &sequence->block_table)) return;
+    waiting_.pop_front();
+    running_.push_back(sequence);
+    AddChunk(sequence, std::min(budget, sequence->num_unscheduled()), plan);
+  }
+}
+
+void Scheduler::AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan) {
+  const int64_t begin = sequence->num_scheduled;
+  const int64_t end = begin + num_tokens;
+  const int64_t known = static_cast<int64_t>(sequence->tokens.size());
+  for (int64_t position = begin; position < end; ++position) {
+    const int32_t row = static_cast<int32_t>(plan->num_tokens());
+    const int32_t block = sequence->block_table[position / options_.block_size];
+    plan->token_ids.push_back(sequence->tokens[position]);
+    plan->positions.push_back(static_cast<int32_t>(position));
+    plan->slot_mapping.push_back(
+        static_cast<int32_t>(block * options_.block_size + position % options_.block_size));
+    if (sequence->score && position + 1 < sequence->prompt_len) {
+      plan->scores.push_back({sequence->id, row, sequence->tokens[position + 1], position + 1});
+    }
+  }
+  if (end == known && sequence->sample) {
+    SamplePoint point{sequence->id, static_cast<int32_t>(plan->num_tokens() - 1),
+                      sequence->sampling};
+    point.params.position = static_cast<uint64_t>(known);
+    plan->samples.push_back(point);
+  }
+  plan->cu_seqlens_q.push_back(static_cast<int32_t>(plan->num_tokens()));
+  plan->context_lens.push_back(static_cast<int32_t>(end));
+  planned_.push_back(sequence);
+  sequence->num_scheduled = end;
+}
+
+void Scheduler::CheckInvariants() const {
+  blocks_.CheckInvariants();
+  CHECK_EQ(running_.size() + waiting_.size(), sequences_.size());
+  CHECK_LE(num_running(), options_.max_num_seqs);
+  int64_t held = 0;
+  std::vector<bool> seen(blocks_.num_blocks(), false);
+  for (const Sequence* sequence : running_) {
+    held += static_cast<int64_t>(sequence->block_table.size());
+    CHECK_LE(sequence->num_scheduled, static_cast<int64_t>(sequence->tokens.size()));
+    CHECK_LE(BlocksFor(sequence->num_scheduled),
+             static_cast<int64_t>(sequence->block_table.size()));
+    for (int32_t block : sequence->block_table) {
+      CHECK(!seen[block]);
+      seen[block] = true;
+    }
+  }
+  for (const Sequence* sequence : waiting_) {
+    CHECK(sequence->block_table.empty());
+    CHECK_EQ(sequence->num_scheduled, 0);
+  }
+  CHECK_EQ(held, blocks_.num_used());
+}
+
+}  // namespace polystrate

@@ -1,0 +1,99 @@
+// Scheduler: which tokens of which sequences the next step computes. Knows tokens and blocks, never
+// a tensor or a client. Continuous batching (Yu et al., Orca, OSDI 2022) over a paged cache (vLLM,
+// arXiv:2309.06180). Rank 0, engine thread.
+//
+// Steps go through the pipeline in order and every stage runs them in order, so blocks that a
+// sequence gives up may be handed out again at once: a later step that writes them runs after the
+// earlier one that read them.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "engine/block_allocator.h"
+#include "engine/step_plan.h"
+
+namespace polystrate {
+
+struct SchedulerOptions {
+  int64_t num_blocks = 0;
+  int64_t block_size = 16;
+  int64_t max_num_seqs = 64;
+  int64_t max_num_batched_tokens = 512;
+  int pp_size = 1;  // plans in flight at most; each gets its share of the sequences
+};
+
+// One request's tokens. Intervals: [0, num_scheduled) is in the cache, or will be by the plans in
+// flight; [num_scheduled, tokens.size()) is still to be computed.
+struct Sequence {
+  uint64_t id = 0;
+  std::vector<int32_t> tokens;  // prompt, then what was sampled
+  int64_t prompt_len = 0;
+  SampleRow sampling;  // position is filled in for each draw
+  bool sample = true;  // false: only the prompt's scores are wanted
+  bool score = false;  // log-probabilities of the prompt
+  int64_t num_scheduled = 0;
+  std::vector<int32_t> block_table;
+
+  int64_t num_unscheduled() const { return static_cast<int64_t>(tokens.size()) - num_scheduled; }
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(const SchedulerOptions& options);
+
+  // True when a sequence that grows to `num_tokens` fits the cache by itself.
+  bool Fits(int64_t num_tokens) const;
+
+  // To the end of the queue. The caller has made sure that all it may grow to Fits().
+  void Add(std::unique_ptr<Sequence> sequence);
+  // Drops a live sequence and frees its blocks, wherever it is. Results of it in flight are ignored
+  // later.
+  void Remove(uint64_t id);
+  // Appends a sampled token. False, and nothing changes, when the sequence is gone or has this
+  // position already (it was preempted while the sample was in flight, and sampled again).
+  bool Append(uint64_t id, int64_t position, int32_t token_id);
+
+  // The next micro-batch, or nothing when no sequence has a token to compute. Decodes come before
+  // prompts so that a long prompt never stalls them; a prompt is cut into chunks by
+  // max_num_batched_tokens, and its next chunk may follow while the last is in flight. When blocks
+  // run out the newest sequence is preempted: its blocks are freed and it is computed again later.
+  std::optional<StepPlan> Schedule();
+
+  bool idle() const { return sequences_.empty(); }
+  const Sequence* Find(uint64_t id) const;
+  int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
+  int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t num_preemptions() const { return num_preemptions_; }
+  const BlockAllocator& blocks() const { return blocks_; }
+
+  // CHECKs that queues, block tables and the allocator agree; for tests.
+  void CheckInvariants() const;
+
+ private:
+  int64_t MaxSequencesPerPlan() const;
+  int64_t BlocksFor(int64_t num_tokens) const;
+  bool GrowOrPreempt(Sequence* sequence);
+  void ScheduleDecodes(StepPlan* plan);
+  void SchedulePrompts(StepPlan* plan);
+  void AdmitWaiting(StepPlan* plan);
+  void PreemptNewest();
+  void AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
+
+  const SchedulerOptions options_;
+  BlockAllocator blocks_;
+  absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // owns all live ones
+  std::deque<Sequence*> waiting_;                                       // in order of arrival
+  std::vector<Sequence*> running_;  // in order of arrival; all their known tokens have blocks
+  bool preempted_this_step_ = false;
+  int64_t num_preemptions_ = 0;
+  uint64_t next_step_id_ = 0;
+  // Tables of the plan being made, before they are laid out with a common width.
+  std::vector<const Sequence*> planned_;
+};
+
+}  // namespace polystrate

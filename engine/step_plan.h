@@ -1,0 +1,69 @@
+// StepPlan: one micro-batch, as rank 0 tells it to every rank; StepResult: what the sampler
+// answers. Flat arrays, so that a device can take them as they are.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace polystrate {
+
+// A row whose logits become a token.
+struct SamplePoint {
+  uint64_t sequence_id = 0;
+  int32_t row = 0;   // of the plan's tokens
+  SampleRow params;  // params.position is the sampled token's position in its sequence
+};
+// A row whose logits are asked for the log-probability of a known token.
+struct ScorePoint {
+  uint64_t sequence_id = 0;
+  int32_t row = 0;
+  int32_t target = 0;
+  int64_t position = 0;  // the target's
+};
+
+struct StepPlan {
+  uint64_t step_id = 0;
+  bool stop = false;  // the last plan: every rank returns
+
+  std::vector<int32_t> token_ids;     // [num_tokens]
+  std::vector<int32_t> positions;     // [num_tokens]
+  std::vector<int32_t> slot_mapping;  // [num_tokens] block * block_size + offset
+  std::vector<int32_t> cu_seqlens_q;  // [num_seqs + 1]
+  std::vector<int32_t> context_lens;  // [num_seqs] tokens in the cache once this step is done
+  std::vector<int32_t> block_tables;  // [num_seqs, max_blocks], rows padded with 0
+  int32_t max_blocks = 0;
+  std::vector<SamplePoint> samples;
+  std::vector<ScorePoint> scores;
+
+  int64_t num_tokens() const { return static_cast<int64_t>(token_ids.size()); }
+  int64_t num_seqs() const { return static_cast<int64_t>(context_lens.size()); }
+
+  std::vector<uint8_t> ToBytes() const;
+  // CHECKs: plans only travel between ranks of one binary.
+  static StepPlan FromBytes(const std::vector<uint8_t>& bytes);
+};
+
+struct SampledToken {
+  uint64_t sequence_id = 0;
+  int64_t position = 0;
+  int32_t token_id = -1;  // -1: the logits were not finite
+  float logprob = 0.0f;
+};
+struct ScoredToken {
+  uint64_t sequence_id = 0;
+  int64_t position = 0;
+  float logprob = 0.0f;
+};
+
+struct StepResult {
+  uint64_t step_id = 0;
+  std::vector<SampledToken> samples;
+  std::vector<ScoredToken> scores;
+
+  std::vector<uint8_t> ToBytes() const;
+  static StepResult FromBytes(const std::vector<uint8_t>& bytes);
+};
+
+}  // namespace polystrate

@@ -1,0 +1,38 @@
+// The decoder layers of one stage: the only place that knows how a layer is put together.
+#pragma once
+
+#include "engine/activations.h"
+#include "engine/kv_cache.h"
+#include "engine/model_config.h"
+#include "engine/weights.h"
+#include "kernels/ops.h"
+#include "parallel/communicator.h"
+
+namespace polystrate {
+
+// One step's inputs on the device; rows are tokens.
+struct StepInputs {
+  Tensor token_ids;     // [num_tokens] int32
+  Tensor positions;     // [num_tokens] int32
+  Tensor slot_mapping;  // [num_tokens] int32
+  AttentionBatch batch;
+};
+
+// What a layer needs beside its inputs; const during a step, owned by PipelineStage.
+struct TransformerContext {
+  const Stream& stream;
+  Communicator& tp;
+  const ModelConfig& config;
+  const StageWeights& weights;
+  const KvCache& kv_cache;
+  const RopeTable& rope;
+};
+
+// One GPT-NeoX layer (Black et al. 2022, arXiv:2204.06745) on this rank's heads and MLP rows, in
+// place on a.hidden, whose tensors are the step's rows.
+//   parallel residual: x + Attention(LN1 x) + MLP(LN2 x), one all-reduce;
+//   sequential: x += Attention(LN1 x), then x += MLP(LN2 x), two.
+void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
+                  const StepInputs& inputs, const Activations& a);
+
+}  // namespace polystrate
