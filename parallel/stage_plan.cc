@@ -51,8 +51,9 @@ StagePlan MakePlan(const KvSharing& sharing, const RangeCosts& costs,
 
 std::string DescribeLegalCuts(const KvSharing& sharing) {
   const std::vector<int> cuts = sharing.legal_cuts();
-  if (cuts.empty()) return "this model has no legal cut: some layer reads across each boundary";
-  return absl::StrCat("legal cuts are ", absl::StrJoin(cuts, ","));
+  if (cuts.empty()) return "there is no legal cut";
+  if (cuts.size() == 1) return absl::StrCat("the only legal cut is ", cuts[0]);
+  return absl::StrCat("the legal cuts are ", absl::StrJoin(cuts, ","));
 }
 
 // The best way to split the points [i, end] into a number of stages, for every i.
@@ -98,7 +99,8 @@ absl::StatusOr<StagePlan> PlanStages(const KvSharing& sharing, const StageCosts&
         absl::StrCat("--pp ", pp_size,
                      " is not possible for this model: layers that share a KV cache must stay "
                      "in one stage, and ",
-                     DescribeLegalCuts(sharing), "; expected 1 to ", largest_pp));
+                     DescribeLegalCuts(sharing), "; expected 1",
+                     largest_pp > 1 ? absl::StrCat(" to ", largest_pp) : ""));
   }
   points.insert(points.begin(), 0);
   points.push_back(sharing.num_layers());
