@@ -4,11 +4,21 @@
 
 namespace polystrate {
 
-absl::StatusOr<Activations> Activations::Create(const ModelConfig& config,
-                                                const StageWeights& weights,
-                                                const Topology& topology, int64_t max_tokens,
-                                                DType dtype, Device device) {
-  Activations a;
+Activations Activations::ForStep(int64_t num_tokens) const {
+  Activations step = *this;
+  for (Tensor* tensor : {&step.hidden, &step.normed, &step.qkv, &step.key_value_mlp,
+                         &step.attention, &step.intermediate, &step.block_out}) {
+    if (!tensor->empty()) *tensor = tensor->Rows(0, num_tokens);
+  }
+  return step;
+}
+
+absl::StatusOr<ActivationPool> ActivationPool::Create(const ModelConfig& config,
+                                                      const StageWeights& weights,
+                                                      const Topology& topology, int64_t max_tokens,
+                                                      DType dtype, Device device) {
+  ActivationPool pool;
+  Activations& a = pool.all;
   absl::Status status = absl::OkStatus();
   auto take = [&](DType type, std::initializer_list<int64_t> dims) {
     int64_t bytes = SizeOf(type);
@@ -18,8 +28,8 @@ absl::StatusOr<Activations> Activations::Create(const ModelConfig& config,
       status = buffer.status();
       return Tensor();
     }
-    a.buffers.push_back(*std::move(buffer));
-    return Tensor(a.buffers.back().data(), type, device, dims);
+    pool.buffers.push_back(*std::move(buffer));
+    return Tensor(pool.buffers.back().data(), type, device, dims);
   };
   const HeadShard& heads = weights.heads;
   const int64_t query_columns = int64_t{heads.query_count} * config.head_dim;
@@ -46,7 +56,7 @@ absl::StatusOr<Activations> Activations::Create(const ModelConfig& config,
     }
   }
   RETURN_IF_ERROR(status);
-  return a;
+  return pool;
 }
 
 }  // namespace polystrate

@@ -28,11 +28,19 @@ struct Activations {
   Tensor logit_shard;   // [kMaxLogitRows, vocab share] float32
   Tensor logit_parts;   // [tp_size, kMaxLogitRows, vocab share] float32; tp_rank 0 alone
   Tensor logits;        // [kMaxLogitRows, tp_size * vocab share] float32; tp_rank 0 alone
-  std::vector<Buffer> buffers;  // owns all of the above
 
-  static absl::StatusOr<Activations> Create(const ModelConfig& config, const StageWeights& weights,
-                                            const Topology& topology, int64_t max_tokens,
-                                            DType dtype, Device device);
+  // The first num_tokens rows of the tensors that have a row for each token.
+  Activations ForStep(int64_t num_tokens) const;
+};
+
+struct ActivationPool {
+  Activations all;
+  std::vector<Buffer> buffers;
+
+  static absl::StatusOr<ActivationPool> Create(const ModelConfig& config,
+                                               const StageWeights& weights,
+                                               const Topology& topology, int64_t max_tokens,
+                                               DType dtype, Device device);
 };
 
 }  // namespace polystrate

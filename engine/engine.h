@@ -24,9 +24,12 @@
 namespace polystrate {
 
 class ControlChannel;
+class Detokenizer;
 class PipelineStage;
 class Scheduler;
 class Tokenizer;
+struct SampledToken;
+struct ScoredToken;
 struct StepResult;
 
 // The operator's choices and what follows from them; the same on every rank.
@@ -76,6 +79,46 @@ class Engine {
   EngineLoad load() const;
   const EngineOptions& options() const { return options_; }
   const Tokenizer* tokenizer() const { return tokenizer_; }
+
+  // --- The main thread, which alone speaks MPI. ---
+
+  // Serves until drained, then tells every rank to stop. `stage` is rank 0's own.
+  void Run(ControlChannel& control, PipelineStage& stage);
+
+ private:
+  struct LiveRequest;
+  using Commands = std::vector<std::unique_ptr<LiveRequest>>;
+
+  // How many tokens the request may generate, or why it is refused.
+  absl::StatusOr<int64_t> Admit(const GenerationRequest& request) const;
+  bool TakeCommands();
+  bool HasCommands() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Start(std::unique_ptr<LiveRequest> live);
+  void Commit(const StepResult& result);
+  void CommitScore(const ScoredToken& score);
+  void CommitSample(const SampledToken& sample);
+  void Finish(uint64_t id, Finished finished);
+  void Fail(uint64_t id, const absl::Status& status);
+  std::unique_ptr<LiveRequest> Release(uint64_t id);
+  void PublishLoad();
+
+  const EngineOptions options_;
+  const Tokenizer* const tokenizer_;
+  std::atomic<EngineState> state_{EngineState::kStarting};
+
+  mutable absl::Mutex mutex_;
+  Commands submitted_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint64_t> cancelled_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, uint64_t> ids_ ABSL_GUARDED_BY(mutex_);  // live request_ids
+  uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  EngineLoad load_ ABSL_GUARDED_BY(mutex_);
+
+  // Only the engine's thread, from here on.
+  std::unique_ptr<Scheduler> scheduler_;
+  absl::flat_hash_map<uint64_t, std::unique_ptr<LiveRequest>> live_;  // by sequence id
+  int in_flight_ = 0;                                                 // plans, at most pp_size
 };
 
 }  // namespace polystrate
