@@ -1,13 +1,13 @@
 """Tensors of any shape from a counter-based generator, the same to the last bit in Python and C++.
 
-Golden tests need checkpoints, but only the logits are worth storing: both sides make the weights. An element depends on the tensor's
-name, its flat row-major index i and the model's seed alone, so any part of a tensor can be made by itself. All integers are unsigned,
-64 bits, and wrap:
+Golden tests need checkpoints, but only the logits are worth storing: both sides make the weights.
+An element depends on the tensor's name, its flat row-major index i and the model's seed alone, so
+any part of a tensor can be made by itself. All integers are unsigned, 64 bits, and wrap:
 
     seed64      = fnv1a64(bytes of name) xor model_seed
     x           = splitmix64(seed64 + i * 0x9E3779B97F4A7C15)
     u           = x >> 40                                            24 bits
-    value       = float32(offset + scale * (2 * (u / 2^24) - 1))     computed in float64, rounded once
+    value       = float32(offset + scale * (2 * (u / 2^24) - 1))     in float64, rounded once
 
     fnv1a64:      h = 0xCBF29CE484222325; for each byte: h = (h xor byte) * 0x100000001B3
     splitmix64:   z += 0x9E3779B97F4A7C15
@@ -22,8 +22,9 @@ name, its flat row-major index i and the model's seed alone, so any part of a te
 | name ends with "embed_in.weight"                             | 0      | 1                    |
 | any other [out, in]: projections, MLP, embed_out             | 0      | gain * sqrt(3 / in)  |
 
-sqrt(3 / in) gives a matrix entries of variance 1 / in, so that what passes through it keeps its size. `model_seed` and `gain` are the
-golden's `weights`; `scale` is (gain * sqrt(3.0 / in)) in float64, in this order.
+sqrt(3 / in) gives a matrix entries of variance 1 / in, so that what passes through it keeps its
+size. `model_seed` and `gain` are the golden's `weights`; `scale` is (gain * sqrt(3.0 / in)) in
+float64, in this order.
 """
 
 import math
@@ -57,7 +58,9 @@ def offset_and_scale(name: str, shape: tuple[int, ...], gain: float) -> tuple[fl
     return 0.0, gain * math.sqrt(3.0 / shape[1])
 
 
-def counter_weights(name: str, shape: tuple[int, ...], model_seed: int, gain: float = 1.0) -> np.ndarray:
+def counter_weights(
+    name: str, shape: tuple[int, ...], model_seed: int, gain: float = 1.0
+) -> np.ndarray:
     """The float32 tensor `name` of `shape`."""
     offset, scale = offset_and_scale(name, shape, gain)
     index = np.arange(math.prod(shape), dtype=np.uint64)
