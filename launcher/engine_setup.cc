@@ -1,0 +1,141 @@
+#include "launcher/engine_setup.h"
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "engine/model_cost.h"
+#include "kernels/core/status.h"
+
+namespace polystrate {
+namespace {
+
+absl::Status CheckRange(const char* flag, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " is ", value, "; it must be in [", low, ", ", high, "]"));
+}
+
+absl::StatusOr<ModelOverrides> ParseOverrides(const ModelFlags& flags) {
+  ModelOverrides overrides;
+  if (!flags.reuse_keys.has_value()) return overrides;
+  if (*flags.reuse_keys == "post_rope") {
+    overrides.reuse_keys = ReuseKeys::kPostRope;
+  } else if (*flags.reuse_keys == "pre_rope") {
+    overrides.reuse_keys = ReuseKeys::kPreRope;
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat("--reuse_keys is \"", *flags.reuse_keys,
+                                                   "\"; it takes post_rope or pre_rope"));
+  }
+  return overrides;
+}
+
+absl::StatusOr<int64_t> ChooseMaxModelLen(const ModelFlags& flags, const ModelConfig& config) {
+  if (!flags.max_model_len.has_value()) return config.max_position_embeddings;
+  RETURN_IF_ERROR(
+      CheckRange("max_model_len", *flags.max_model_len, 1, config.max_position_embeddings));
+  return *flags.max_model_len;
+}
+
+// The directory's own name: what clients may give as `model`.
+std::string ModelId(const std::string& model_dir) {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::canonical(model_dir, error);
+  return error ? model_dir : path.filename().string();
+}
+
+}  // namespace
+
+void ModelFlags::AddTo(FlagSet* flags) {
+  flags->Add("model", &model, "Hugging Face model directory (required)");
+  flags->Add("tp", &tp, "tensor-parallel ranks; must divide the attention heads");
+  flags->Add("pp", &pp, "pipeline stages, cut between KV groups");
+  flags->Add("stages", &stages,
+             "first layer of each stage and the end, as 0,6,12 (default: by cost)");
+  flags->Add("dtype", &dtype, "float32 or bfloat16 (default: bfloat16 for bfloat16 checkpoints)");
+  flags->Add("reuse_keys", &reuse_keys,
+             "post_rope or pre_rope: which keys a reusing layer reads; overrides config.json");
+  flags->Add("kv_memory", &kv_memory, "bytes of KV cache on each rank");
+  flags->Add("block_size", &block_size, "tokens of a KV block");
+  flags->Add("max_model_len", &max_model_len,
+             "longest prompt and output together (default: the model's)");
+}
+
+void EngineFlags::AddTo(FlagSet* flags) {
+  model.AddTo(flags);
+  flags->Add("max_num_seqs", &max_num_seqs, "sequences that run at once");
+  flags->Add("max_num_batched_tokens", &max_num_batched_tokens,
+             "tokens of one step; longer prompts are prefilled in chunks");
+  flags->Add("threads", &threads, "threads of each rank (default: an equal share of the cores)");
+  flags->Add("timeline", &timeline,
+             "write when each stage worked on each step to this file (Chrome trace)");
+}
+
+absl::StatusOr<DType> ChooseDType(const std::optional<std::string>& flag,
+                                  const ModelConfig& config) {
+  if (!flag.has_value()) {
+    return config.torch_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
+  }
+  if (*flag == "float32") return DType::kFloat32;
+  if (*flag == "bfloat16") return DType::kBFloat16;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--dtype is \"", *flag, "\"; it takes float32 or bfloat16"));
+}
+
+absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags) {
+  if (flags.model.empty()) return absl::InvalidArgumentError("--model is required");
+  RETURN_IF_ERROR(CheckRange("tp", flags.tp, 1, 4096));
+  RETURN_IF_ERROR(CheckRange("pp", flags.pp, 1, 4096));
+  ASSIGN_OR_RETURN(const ModelOverrides overrides, ParseOverrides(flags));
+
+  ModelSetup setup;
+  ASSIGN_OR_RETURN(setup.config, ReadModelConfig(flags.model, overrides));
+  setup.parallel = {static_cast<int>(flags.tp), static_cast<int>(flags.pp)};
+  RETURN_IF_ERROR(CheckTpDividesHeads(setup.config.num_heads, setup.parallel.tp_size));
+  ASSIGN_OR_RETURN(setup.dtype, ChooseDType(flags.dtype, setup.config));
+  ASSIGN_OR_RETURN(setup.max_model_len, ChooseMaxModelLen(flags, setup.config));
+
+  const StageCosts costs = StageCostsOf(setup.config);
+  if (flags.stages.has_value()) {
+    ASSIGN_OR_RETURN(const std::vector<int> cuts, ParseIntList("stages", *flags.stages));
+    ASSIGN_OR_RETURN(setup.stage_plan,
+                     StagesFromCuts(setup.config.sharing, costs, setup.parallel.pp_size, cuts));
+  } else {
+    ASSIGN_OR_RETURN(setup.stage_plan,
+                     PlanStages(setup.config.sharing, costs, setup.parallel.pp_size));
+  }
+  MemoryOptions memory;
+  memory.tp_size = setup.parallel.tp_size;
+  memory.dtype = setup.dtype;
+  memory.block_size = flags.block_size;
+  memory.kv_memory = flags.kv_memory;
+  ASSIGN_OR_RETURN(setup.memory, PlanMemory(setup.config, setup.stage_plan, memory));
+  return setup;
+}
+
+absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
+  EngineSetup setup;
+  ASSIGN_OR_RETURN(setup.model, SetUpModel(flags.model));
+  RETURN_IF_ERROR(CheckRange("max_num_seqs", flags.max_num_seqs, 1, 65536));
+  RETURN_IF_ERROR(CheckRange("max_num_batched_tokens", flags.max_num_batched_tokens, 1, 65536));
+  if (flags.threads.has_value()) RETURN_IF_ERROR(CheckRange("threads", *flags.threads, 1, 1024));
+
+  EngineOptions& engine = setup.engine;
+  engine.parallel = setup.model.parallel;
+  engine.model_id = ModelId(flags.model.model);
+  engine.vocab_size = static_cast<int32_t>(setup.model.config.vocab_size);
+  engine.eos_token_id = setup.model.config.eos_token_id;
+  engine.max_model_len = setup.model.max_model_len;
+  engine.block_size = flags.model.block_size;
+  engine.num_blocks = setup.model.memory.num_blocks;
+  engine.max_num_seqs = flags.max_num_seqs;
+  engine.max_num_batched_tokens = flags.max_num_batched_tokens;
+
+  setup.stage.dtype = setup.model.dtype;
+  setup.stage.num_blocks = engine.num_blocks;
+  setup.stage.block_size = engine.block_size;
+  setup.stage.max_num_batched_tokens = engine.max_num_batched_tokens;
+  setup.stage.max_model_len = engine.max_model_len;
+  return setup;
+}
+
+}  // namespace polystrate

@@ -1,0 +1,67 @@
+// EngineSetup: from the flags that generate, score and serve share to what every rank agrees on
+// before it loads anything: model facts, stage plan, memory plan, engine options. Pure but for
+// reading config.json.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "engine/memory_plan.h"
+#include "engine/model_config.h"
+#include "engine/pipeline_stage.h"
+#include "launcher/flags.h"
+#include "parallel/stage_plan.h"
+
+namespace polystrate {
+
+// Which model, and how it is cut: also what `plan` takes.
+struct ModelFlags {
+  std::string model;
+  int64_t tp = 1;
+  int64_t pp = 1;
+  std::optional<std::string> stages;
+  std::optional<std::string> dtype;
+  std::optional<std::string> reuse_keys;
+  int64_t kv_memory = int64_t{1} << 30;
+  int64_t block_size = 16;
+  std::optional<int64_t> max_model_len;
+
+  void AddTo(FlagSet* flags);
+};
+
+struct EngineFlags {
+  ModelFlags model;
+  int64_t max_num_seqs = 64;
+  int64_t max_num_batched_tokens = 512;
+  std::optional<int64_t> threads;
+  std::optional<std::string> timeline;
+
+  void AddTo(FlagSet* flags);
+};
+
+// All that follows from ModelFlags.
+struct ModelSetup {
+  ModelConfig config;
+  ParallelConfig parallel;
+  DType dtype = DType::kFloat32;
+  StagePlan stage_plan;
+  MemoryPlan memory;
+  int64_t max_model_len = 0;
+};
+absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags);
+
+struct EngineSetup {
+  ModelSetup model;
+  EngineOptions engine;
+  StageOptions stage;
+};
+absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags);
+
+// bfloat16 checkpoints run in bfloat16, all others in float32, unless the flag says otherwise.
+absl::StatusOr<DType> ChooseDType(const std::optional<std::string>& flag,
+                                  const ModelConfig& config);
+
+}  // namespace polystrate

@@ -1,0 +1,164 @@
+#include "launcher/flags.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+
+namespace polystrate {
+namespace {
+
+bool ParseValue(const std::string& text, std::string* value) {
+  *value = text;
+  return true;
+}
+bool ParseValue(const std::string& text, int64_t* value) { return absl::SimpleAtoi(text, value); }
+bool ParseValue(const std::string& text, uint64_t* value) { return absl::SimpleAtoi(text, value); }
+bool ParseValue(const std::string& text, double* value) { return absl::SimpleAtod(text, value); }
+
+template <typename T>
+auto Setter(T* value) {
+  return [value](const std::string& text) { return ParseValue(text, value); };
+}
+template <typename T>
+auto Setter(std::optional<T>* value) {
+  return [value](const std::string& text) {
+    T parsed{};
+    if (!ParseValue(text, &parsed)) return false;
+    *value = std::move(parsed);
+    return true;
+  };
+}
+
+// Levenshtein's distance, for "did you mean".
+size_t Distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+void FlagSet::Add(const std::string& name, std::string* value, const std::string& help) {
+  flags_.push_back({name, "TEXT", help, *value, Setter(value)});
+}
+void FlagSet::Add(const std::string& name, int64_t* value, const std::string& help) {
+  flags_.push_back({name, "N", help, absl::StrCat(*value), Setter(value)});
+}
+void FlagSet::Add(const std::string& name, double* value, const std::string& help) {
+  flags_.push_back({name, "X", help, absl::StrCat(*value), Setter(value)});
+}
+void FlagSet::Add(const std::string& name, bool* value, const std::string& help) {
+  flags_.push_back({name, "", help, "",
+                    [value](const std::string& text) { return absl::SimpleAtob(text, value); }});
+}
+void FlagSet::Add(const std::string& name, std::optional<std::string>* value,
+                  const std::string& help) {
+  flags_.push_back({name, "TEXT", help, "", Setter(value)});
+}
+void FlagSet::Add(const std::string& name, std::optional<int64_t>* value, const std::string& help) {
+  flags_.push_back({name, "N", help, "", Setter(value)});
+}
+void FlagSet::Add(const std::string& name, std::optional<uint64_t>* value,
+                  const std::string& help) {
+  flags_.push_back({name, "N", help, "", Setter(value)});
+}
+void FlagSet::Add(const std::string& name, std::optional<double>* value, const std::string& help) {
+  flags_.push_back({name, "X", help, "", Setter(value)});
+}
+
+const FlagSet::Flag* FlagSet::Find(const std::string& name) const {
+  for (const Flag& flag : flags_) {
+    if (flag.name == name) return &flag;
+  }
+  return nullptr;
+}
+
+absl::Status FlagSet::UnknownFlag(const std::string& name) const {
+  std::string message = absl::StrCat("unknown flag --", name);
+  const auto nearest =
+      std::min_element(flags_.begin(), flags_.end(), [&name](const Flag& a, const Flag& b) {
+        return Distance(name, a.name) < Distance(name, b.name);
+      });
+  if (nearest != flags_.end() && Distance(name, nearest->name) <= 3) {
+    absl::StrAppend(&message, "; did you mean --", nearest->name, "?");
+  }
+  return absl::InvalidArgumentError(absl::StrCat(message, " (--help lists all flags)"));
+}
+
+absl::Status FlagSet::Parse(const std::vector<std::string>& arguments) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i].rfind("--", 0) != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("\"", arguments[i], "\" is no flag; flags start with --"));
+    }
+    std::string name = arguments[i].substr(2);
+    std::optional<std::string> value;
+    if (const size_t equals = name.find('='); equals != std::string::npos) {
+      value = name.substr(equals + 1);
+      name.resize(equals);
+    }
+    std::replace(name.begin(), name.end(), '-', '_');
+    if (name == "help") {
+      help_requested_ = true;
+      continue;
+    }
+    const Flag* flag = Find(name);
+    if (flag == nullptr) return UnknownFlag(name);
+    if (!value.has_value() && flag->type.empty()) value = "true";
+    if (!value.has_value()) {
+      if (++i == arguments.size()) {
+        return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a value"));
+      }
+      value = arguments[i];
+    }
+    if (!flag->set(*value)) {
+      const char* expected = flag->type == "X"   ? "a number"
+                             : flag->type == "N" ? "an integer"
+                                                 : "true or false";
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", name, " takes ", expected, ", not \"", *value, "\""));
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::string FlagSet::Help() const {
+  std::string text = summary_ + "\n\n";
+  for (const Flag& flag : flags_) {
+    const std::string left =
+        absl::StrCat("  --", flag.name, flag.type.empty() ? "" : " ", flag.type);
+    absl::StrAppend(&text, absl::StrFormat("%-32s %s", left, flag.help));
+    if (!flag.default_value.empty()) absl::StrAppend(&text, " [", flag.default_value, "]");
+    absl::StrAppend(&text, "\n");
+  }
+  return text;
+}
+
+absl::StatusOr<std::vector<int>> ParseIntList(const std::string& flag, const std::string& text) {
+  std::vector<int> values;
+  for (absl::string_view part : absl::StrSplit(text, ',')) {
+    int value = 0;
+    if (!absl::SimpleAtoi(part, &value)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--", flag, " takes integers with commas between, as 1,2,3; \"", part, "\" is none"));
+    }
+    values.push_back(value);
+  }
+  return values;
+}
+
+}  // namespace polystrate
