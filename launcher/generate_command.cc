@@ -1,0 +1,150 @@
+#include <cstdio>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/json_writer.h"
+#include "kernels/core/status.h"
+#include "launcher/commands.h"
+#include "launcher/flags.h"
+#include "launcher/offline.h"
+#include "launcher/prompts.h"
+#include "launcher/sampling_flags.h"
+#include "parallel/process_group.h"
+
+namespace polystrate {
+namespace {
+
+struct GenerateFlags {
+  EngineFlags engine;
+  SamplingFlags sampling;
+  std::optional<std::string> prompt;
+  std::optional<std::string> prompt_ids;
+  std::optional<std::string> prompts;
+  bool json = false;
+};
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> MakePrompts(const GenerateFlags& flags,
+                                                              const Tokenizer* tokenizer) {
+  if (flags.prompts.has_value()) return ReadPrompts(tokenizer, *flags.prompts);
+  std::vector<int32_t> prompt;
+  if (flags.prompt_ids.has_value()) {
+    ASSIGN_OR_RETURN(prompt, ParseIntList("prompt_ids", *flags.prompt_ids));
+  } else {
+    ASSIGN_OR_RETURN(prompt, EncodePrompt(tokenizer, *flags.prompt));
+  }
+  return std::vector<std::vector<int32_t>>{std::move(prompt)};
+}
+
+absl::Status CheckOnePromptFlag(const GenerateFlags& flags) {
+  const int given =
+      flags.prompt.has_value() + flags.prompt_ids.has_value() + flags.prompts.has_value();
+  if (given == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "give one of --prompt, --prompt_ids and --prompts, not ", given == 0 ? "none" : "several"));
+}
+
+absl::StatusOr<std::vector<GenerationRequest>> MakeRequests(const GenerateFlags& flags,
+                                                            const Tokenizer* tokenizer) {
+  ASSIGN_OR_RETURN(auto prompts, MakePrompts(flags, tokenizer));
+  std::vector<GenerationRequest> requests;
+  for (auto& prompt : prompts) {
+    GenerationRequest request;
+    request.prompt = std::move(prompt);
+    request.max_tokens = flags.sampling.max_tokens;
+    request.ignore_eos = flags.sampling.ignore_eos;
+    request.sampling.temperature = flags.sampling.temperature.value_or(1.0);
+    request.sampling.top_k = static_cast<int32_t>(flags.sampling.top_k.value_or(0));
+    request.sampling.top_p = flags.sampling.top_p.value_or(1.0);
+    request.sampling.seed = flags.sampling.seed;
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+void PrintJson(const GenerationRequest& request, const OfflineOutput& output) {
+  JsonWriter json;
+  json.BeginObject().Key("prompt_token_ids").BeginArray();
+  for (int32_t id : request.prompt) json.Int(id);
+  json.EndArray().Key("token_ids").BeginArray();
+  for (int32_t id : output.token_ids) json.Int(id);
+  json.EndArray().Key("logprobs").BeginArray();
+  for (float logprob : output.logprobs) json.Float(logprob);
+  json.EndArray().Key("text").String(output.text);
+  json.Key("finish_reason").String(output.reason == FinishReason::kStop ? "stop" : "length");
+  json.EndObject();
+  std::printf("%s\n", json.text().c_str());
+}
+
+void PrintText(const OfflineOutput& output, bool has_tokenizer) {
+  if (has_tokenizer) {
+    std::printf("%s\n", output.text.c_str());
+    return;
+  }
+  for (size_t i = 0; i < output.token_ids.size(); ++i) {
+    std::printf("%s%d", i == 0 ? "" : " ", output.token_ids[i]);
+  }
+  std::printf("\n");
+}
+
+void PrintStats(const OfflineStats& stats) {
+  const double seconds = absl::ToDoubleSeconds(stats.wall);
+  std::fprintf(stderr, "%d prompt tokens, %d generated in %.2f s (%.1f tokens/s)",
+               static_cast<int>(stats.prompt_tokens), static_cast<int>(stats.generated_tokens),
+               seconds, seconds > 0 ? stats.generated_tokens / seconds : 0.0);
+  if (stats.generated_tokens > 0) {
+    std::fprintf(stderr, ", first token after %.1f ms",
+                 absl::ToDoubleMilliseconds(stats.first_token));
+  }
+  std::fprintf(stderr, "\n");
+}
+
+}  // namespace
+
+absl::Status GenerateCommand(const Arguments& arguments) {
+  GenerateFlags flags;
+  FlagSet set("polystrate generate: text from prompts, offline; alone or under mpirun -np TP*PP");
+  flags.engine.AddTo(&set);
+  flags.sampling.AddTo(&set);
+  set.Add("prompt", &flags.prompt, "text to continue");
+  set.Add("prompt_ids", &flags.prompt_ids, "token ids to continue, as 1,2,3");
+  set.Add("prompts", &flags.prompts, "JSONL file of {\"prompt\": TEXT} or {\"prompt_ids\": [..]}");
+  set.Add("json", &flags.json, "print one JSON object per prompt");
+  RETURN_IF_ERROR(set.Parse(arguments));
+  if (set.help_requested()) {
+    std::fputs(set.Help().c_str(), stdout);
+    return absl::OkStatus();
+  }
+  RETURN_IF_ERROR(CheckOnePromptFlag(flags));
+
+  bool has_tokenizer = false;
+  const bool stream = !flags.json && !flags.prompts.has_value();
+  OfflineJob job;
+  job.requests = [&](const Tokenizer* tokenizer) {
+    has_tokenizer = tokenizer != nullptr;
+    return MakeRequests(flags, tokenizer);
+  };
+  job.on_token = [&](size_t, const TokenInfo& token) {
+    if (!stream || !has_tokenizer) return;
+    std::fputs(token.text.c_str(), stdout);
+    std::fflush(stdout);
+  };
+  job.finish = [&](const auto& requests, const auto& outputs, const OfflineStats& stats) {
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      RETURN_IF_ERROR(outputs[i].status);
+      if (flags.json) {
+        PrintJson(requests[i], outputs[i]);
+      } else if (stream && has_tokenizer) {
+        std::printf("\n");
+      } else {
+        PrintText(outputs[i], has_tokenizer);
+      }
+    }
+    PrintStats(stats);
+    return absl::OkStatus();
+  };
+  return RunOffline(flags.engine, job);
+}
+
+}  // namespace polystrate

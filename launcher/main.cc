@@ -1,0 +1,98 @@
+// polystrate: one binary, a subcommand for each thing it does.
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "launcher/commands.h"
+#include "launcher/signals.h"
+#include "parallel/process_group.h"
+
+namespace polystrate {
+namespace {
+
+struct Command {
+  const char* name;
+  const char* summary;
+  absl::Status (*run)(const Arguments& arguments);
+};
+
+constexpr Command kCommands[] = {
+    {"generate", "text from prompts, offline", GenerateCommand},
+    {"score", "log-probabilities of texts, offline", ScoreCommand},
+    {"serve", "one rank of an engine behind gRPC", ServeCommand},
+    {"client", "a prompt to a running engine, the text as it streams", ClientCommand},
+    {"plan", "how a model is cut and what fits, from config.json alone", PlanCommand},
+};
+
+void PrintUsage(std::FILE* out) {
+  std::fprintf(
+      out,
+      "polystrate %s: inference for transformers that share key/value heads over layers\n\n"
+      "usage: polystrate COMMAND [--flag value ...]    (polystrate COMMAND --help)\n\n",
+      POLYSTRATE_VERSION);
+  for (const Command& command : kCommands) {
+    std::fprintf(out, "  %-10s %s\n", command.name, command.summary);
+  }
+}
+
+const Command* FindCommand(const std::string& name) {
+  for (const Command& command : kCommands) {
+    if (name == command.name) return &command;
+  }
+  return nullptr;
+}
+
+// 2 for what the user can mend, 1 for the rest.
+int ExitCode(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return 0;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kResourceExhausted:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+int Main(int argc, char** argv) {
+  const bool prints = ReadLaunchInfo().rank == 0;  // all ranks say the same; one is enough
+  const std::string name = argc > 1 ? argv[1] : "";
+  if (name == "--help" || name == "help") {
+    if (prints) PrintUsage(stdout);
+    return 0;
+  }
+  if (name == "--version") {
+    if (prints) std::printf("polystrate %s\n", POLYSTRATE_VERSION);
+    return 0;
+  }
+  const Command* command = FindCommand(name);
+  if (command == nullptr) {
+    if (prints) {
+      if (!name.empty()) std::fprintf(stderr, "error: unknown command \"%s\"\n\n", name.c_str());
+      PrintUsage(stderr);
+    }
+    return 2;
+  }
+  const absl::Status status = command->run(Arguments(argv + 2, argv + argc));
+  if (!status.ok() && prints) {
+    std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
+  }
+  return ExitCode(status);
+}
+
+}  // namespace
+}  // namespace polystrate
+
+int main(int argc, char** argv) {
+  // A server drains on SIGTERM whenever it comes, so its handlers are there before anything else;
+  // the other commands die of it, as commands do.
+  if (argc > 1 && std::string(argv[1]) == "serve") polystrate::InstallDrainSignals();
+  return polystrate::Main(argc, argv);
+}

@@ -1,0 +1,118 @@
+#include "launcher/offline.h"
+
+#include <cstdio>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/worker.h"
+#include "kernels/core/status.h"
+#include "launcher/rank_session.h"
+
+namespace polystrate {
+namespace {
+
+// Collects one request's output. Called on the engine's thread, read after Run() has returned.
+class CollectingSink : public TokenSink {
+ public:
+  CollectingSink(size_t index, const OfflineJob& job, absl::Time* first_token,
+                 OfflineOutput* output)
+      : index_(index), job_(job), first_token_(first_token), output_(output) {}
+
+  void OnPrompt(const std::vector<float>& logprobs) override {
+    output_->prompt_logprobs = logprobs;
+  }
+  void OnToken(const TokenInfo& token) override {
+    *first_token_ = std::min(*first_token_, absl::Now());
+    output_->token_ids.push_back(token.token_id);
+    output_->logprobs.push_back(token.logprob);
+    Emit(token);
+  }
+  void OnFinished(const Finished& finished) override {
+    output_->reason = finished.reason;
+    if (!finished.text.empty()) Emit({.token_id = -1, .logprob = 0, .text = finished.text});
+  }
+  void OnError(const absl::Status& status) override { output_->status = status; }
+
+ private:
+  void Emit(const TokenInfo& token) {
+    output_->text += token.text;
+    if (job_.on_token) job_.on_token(index_, token);
+  }
+
+  const size_t index_;
+  const OfflineJob& job_;
+  absl::Time* const first_token_;
+  OfflineOutput* const output_;
+};
+
+// What rank 0 has beside its stage.
+struct Driver {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Engine> engine;
+  std::vector<GenerationRequest> requests;
+  std::vector<OfflineOutput> outputs;
+  std::vector<std::unique_ptr<CollectingSink>> sinks;
+  absl::Time first_token = absl::InfiniteFuture();
+
+  absl::Status Prepare(const EngineFlags& flags, const EngineSetup& setup, const OfflineJob& job) {
+    ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(flags.model.model));
+    engine = std::make_unique<Engine>(setup.engine, tokenizer.get());
+    ASSIGN_OR_RETURN(requests, job.requests(tokenizer.get()));
+    outputs.resize(requests.size());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      sinks.push_back(std::make_unique<CollectingSink>(i, job, &first_token, &outputs[i]));
+      const absl::Status status = engine->Submit(requests[i], sinks[i].get());
+      if (status.ok()) continue;
+      return requests.size() == 1
+                 ? status
+                 : absl::Status(status.code(),
+                                absl::StrCat("request ", i + 1, ": ", status.message()));
+    }
+    engine->BeginDrain(absl::InfiniteDuration());  // these and no more
+    return absl::OkStatus();
+  }
+};
+
+OfflineStats MakeStats(const Driver& driver, absl::Time begin) {
+  OfflineStats stats;
+  stats.wall = absl::Now() - begin;
+  stats.first_token = driver.first_token - begin;
+  for (const auto& request : driver.requests) stats.prompt_tokens += request.prompt.size();
+  for (const auto& output : driver.outputs) stats.generated_tokens += output.token_ids.size();
+  return stats;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
+  const std::string path = absl::StrCat(model_dir, "/tokenizer.json");
+  if (!std::filesystem::exists(path)) return std::unique_ptr<Tokenizer>();
+  return Tokenizer::FromFile(path);
+}
+
+absl::Status RunOffline(const EngineFlags& flags, const OfflineJob& job) {
+  ASSIGN_OR_RETURN(const EngineSetup setup, SetUpEngine(flags));
+  ASSIGN_OR_RETURN(const auto session, RankSession::Start(flags, setup));
+  if (session->first() && !setup.model.config.warning.empty()) {
+    std::fprintf(stderr, "warning: %s\n", setup.model.config.warning.c_str());
+  }
+  Driver driver;
+  absl::Status prepared = absl::OkStatus();
+  if (session->first()) prepared = driver.Prepare(flags, setup, job);
+  RETURN_IF_ERROR(session->control().Agree(prepared));
+  RETURN_IF_ERROR(session->Load(flags.model.model, setup));
+  if (!session->first()) {
+    RunWorker(session->control(), session->stage());
+    RETURN_IF_ERROR(session->WriteTimeline());
+    return session->control().Agree(absl::OkStatus());
+  }
+  const absl::Time begin = absl::Now();
+  driver.engine->Run(session->control(), session->stage());
+  const OfflineStats stats = MakeStats(driver, begin);
+  absl::Status status = session->WriteTimeline();
+  if (status.ok()) status = job.finish(driver.requests, driver.outputs, stats);
+  return session->control().Agree(status);
+}
+
+}  // namespace polystrate

@@ -1,0 +1,83 @@
+#include "launcher/rank_session.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/core/status.h"
+
+namespace polystrate {
+namespace {
+
+absl::Status CheckWorld(const LaunchInfo& launch, const ParallelConfig& parallel) {
+  if (launch.world_size == parallel.world_size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("--tp %d * --pp %d = %d ranks, but %d %s; start it with mpirun -np %d",
+                      parallel.tp_size, parallel.pp_size, parallel.world_size(), launch.world_size,
+                      launch.world_size == 1 ? "process was launched" : "processes were launched",
+                      parallel.world_size()));
+}
+
+// An equal share of the cores this process may use.
+int DefaultThreads(const LaunchInfo& launch) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  const int usable = sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : 1;
+  return std::max(1, usable / std::max(1, launch.local_size));
+}
+
+}  // namespace
+
+RankSession::RankSession(const Topology& topology, int num_threads)
+    : topology_(topology), stream_(Stream::Cpu(num_threads)) {}
+
+absl::StatusOr<std::unique_ptr<RankSession>> RankSession::Start(const EngineFlags& flags,
+                                                                const EngineSetup& setup) {
+  const LaunchInfo launch = ReadLaunchInfo();
+  const ParallelConfig& parallel = setup.model.parallel;
+  RETURN_IF_ERROR(CheckWorld(launch, parallel));
+  const int threads =
+      flags.threads.has_value() ? static_cast<int>(*flags.threads) : DefaultThreads(launch);
+  std::unique_ptr<MpiSession> mpi;
+  if (launch.world_size > 1) {
+    ASSIGN_OR_RETURN(mpi, MpiSession::Start());
+  }
+  const Topology topology(parallel, mpi ? mpi->rank() : 0);
+  std::unique_ptr<RankSession> session(new RankSession(topology, threads));
+  session->timeline_path_ = flags.timeline;
+  session->groups_ = mpi ? mpi->MakeGroups(topology) : MakeSelfGroups();
+  session->mpi_ = std::move(mpi);
+  session->control_ = std::make_unique<ControlChannel>(topology, session->groups_);
+  return session;
+}
+
+absl::Status RankSession::Load(const std::string& model_dir, const EngineSetup& setup) {
+  RETURN_IF_ERROR(control_->Agree(LoadThisRank(model_dir, setup)));
+  return control_->Agree(stage_->AgreeOnHandover());
+}
+
+absl::Status RankSession::LoadThisRank(const std::string& model_dir, const EngineSetup& setup) {
+  const ModelSetup& model = setup.model;
+  const Stage& stage = model.stage_plan.stages[topology_.pp_rank()];
+  ASSIGN_OR_RETURN(StageWeights weights, LoadStageWeights(model_dir, model.config, topology_, stage,
+                                                          model.dtype, stream_.device()));
+  const RankContext rank{topology_, stream_, groups_};
+  ASSIGN_OR_RETURN(
+      stage_, PipelineStage::Create(rank, model.config, stage, std::move(weights), setup.stage));
+  if (timeline_path_.has_value()) stage_->timeline().Enable();
+  return absl::OkStatus();
+}
+
+absl::Status RankSession::WriteTimeline() {
+  if (!timeline_path_.has_value()) return absl::OkStatus();
+  const auto all = control_->GatherBytes(stage_->timeline().ToBytes());
+  if (!first()) return absl::OkStatus();
+  std::vector<std::vector<StageSpan>> ranks;
+  for (const auto& bytes : all) ranks.push_back(Timeline::FromBytes(bytes));
+  return polystrate::WriteTimeline(*timeline_path_, topology_.config.tp_size, ranks);
+}
+
+}  // namespace polystrate

@@ -1,0 +1,52 @@
+#include "launcher/signals.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+
+#include "kernels/core/check.h"
+
+namespace polystrate {
+namespace {
+
+// The one mutable global of the program: a signal handler has no other way to reach anything.
+// Written once by InstallDrainSignals.
+int signal_pipe[2] = {-1, -1};
+
+extern "C" void OnDrainSignal(int number) {
+  const int saved_errno = errno;
+  const char byte = static_cast<char>(number);
+  [[maybe_unused]] const ssize_t written = write(signal_pipe[1], &byte, 1);  // full: one is enough
+  errno = saved_errno;
+}
+
+}  // namespace
+
+void InstallDrainSignals() {
+  CHECK_EQ(pipe2(signal_pipe, O_CLOEXEC), 0);
+  CHECK_EQ(fcntl(signal_pipe[1], F_SETFL, O_NONBLOCK), 0);
+  struct sigaction action = {};
+  action.sa_handler = OnDrainSignal;
+  action.sa_flags = SA_RESTART;
+  for (int number : {SIGTERM, SIGINT, SIGUSR1}) CHECK_EQ(sigaction(number, &action, nullptr), 0);
+}
+
+SignalWatcher::SignalWatcher(std::function<void(int)> on_signal)
+    : thread_([on_signal = std::move(on_signal)] {
+        char number = 0;
+        while (true) {
+          const ssize_t n = read(signal_pipe[0], &number, 1);
+          if (n < 0 && errno == EINTR) continue;
+          if (n != 1 || number == 0) return;  // 0: the destructor
+          on_signal(number);
+        }
+      }) {}
+
+SignalWatcher::~SignalWatcher() {
+  OnDrainSignal(0);
+  thread_.join();
+}
+
+}  // namespace polystrate

@@ -1,0 +1,24 @@
+// SIGTERM, SIGINT and SIGUSR1 (which mpirun forwards at once) ask an engine to drain. The handlers
+// are installed first thing in main and only remember; SignalWatcher acts, from a thread of its
+// own.
+#pragma once
+
+#include <functional>
+#include <thread>
+
+namespace polystrate {
+
+void InstallDrainSignals();
+
+// Calls on_signal(number) on its own thread for each signal that has arrived since
+// InstallDrainSignals().
+class SignalWatcher {
+ public:
+  explicit SignalWatcher(std::function<void(int)> on_signal);
+  ~SignalWatcher();
+
+ private:
+  std::thread thread_;
+};
+
+}  // namespace polystrate
