@@ -1,4 +1,4 @@
-"""Prints text that the demo model writes in PyTorch, without a KV cache: to read what it learned."""
+"""Prints text that the demo model writes, by PyTorch and without a KV cache."""
 
 import argparse
 from pathlib import Path
