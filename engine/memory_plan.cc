@@ -24,6 +24,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ModelConfig& config, const StagePlan
   }
   MemoryPlan memory;
   memory.block_size = options.block_size;
+  memory.kv_memory = options.kv_memory;
   memory.kv_head_copies = -config.num_kv_heads;
   for (int rank = 0; rank < options.tp_size; ++rank) {
     const int held =

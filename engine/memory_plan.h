@@ -28,7 +28,8 @@ struct StageMemory {
 };
 
 struct MemoryPlan {
-  int64_t block_size = 0;
+  int64_t block_size = 0;  // as the options say, like kv_memory
+  int64_t kv_memory = 0;
   int kv_heads_per_rank = 0;  // the most that a rank holds
   // KV heads that the ranks of a stage hold together beyond the model's own: 0 where tp_size
   // divides num_kv_heads.
