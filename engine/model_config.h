@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/core/dtype.h"
@@ -29,15 +30,17 @@ struct ModelConfig {
   int64_t intermediate_size = 0;
   int64_t max_position_embeddings = 0;
   float layer_norm_epsilon = 1e-5f;
-  int rotary_dim = 0;  // int(head_dim * rotary_pct), as transformers truncates
+  int rotary_dim = 0;  // int(head_dim * rotary_pct), as transformers truncates; even, may be 0
   double rope_base = 10000.0;
   Activation activation = Activation::kGelu;
   bool use_parallel_residual = true;
-  bool use_key_value_mlp = false;  // K and V projections are two-layer MLPs
-  int64_t kv_intermediate_size = 0;
-  bool attention_bias = true;
-  bool tie_word_embeddings = false;
-  int32_t eos_token_id = -1;  // -1: none
+  bool use_key_value_mlp = false;    // K and V projections are two-layer MLPs
+  int64_t kv_intermediate_size = 0;  // of those; 0 without them
+  bool attention_bias = true;        // of query, key, value (their MLPs too) and dense
+  bool tie_word_embeddings = false;  // the LM head is embed_in; embed_out is not read
+  int32_t eos_token_id = -1;         // -1: none
+  // Further end-of-sequence tokens, where config.json has a list; requests stop at these too.
+  std::vector<int32_t> extra_eos_token_ids;
   KvSharing sharing;  // from kv_source, else from num_key_value_layers, else every layer owns
   ReuseKeys reuse_keys = ReuseKeys::kPostRope;
   // Not empty when the caller should tell the user something (the model shares KV and names no key
@@ -57,9 +60,13 @@ struct ModelOverrides {
   std::optional<ReuseKeys> reuse_keys;
 };
 
-// Reads DIR/config.json. NOT_FOUND when there is none; INVALID_ARGUMENT names the key, its value
-// and what was expected: ranges, divisibility, sizes whose product would overflow, unsupported
-// architectures.
+// Reads DIR/config.json of a GPT-NeoX model: Pythia's and pythia-mlkv's keys, in the spellings of
+// transformers 4 and 5 (rotary_pct and rotary_emb_base, or rope_parameters; torch_dtype or dtype).
+// Our own keys, both optional: `kv_source`, a list with the source of each layer, which overrides
+// num_key_value_layers; `reuse_keys`, "post_rope" or "pre_rope".
+// NOT_FOUND when there is no such file; INVALID_ARGUMENT names the key, its value and what was
+// expected: other architectures, ranges, divisibility, scaled rotary embeddings. Every size is
+// bounded, so that no product of sizes that the engine forms can overflow 63 bits.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir,
                                             const ModelOverrides& overrides = {});
 

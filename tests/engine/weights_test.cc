@@ -1,0 +1,248 @@
+#include "engine/weights.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <ostream>
+
+#include "absl/strings/str_cat.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
+
+namespace polystrate {
+namespace {
+
+using Weights = std::map<std::string, std::vector<float>>;
+
+// A matrix by rows, and what of it a rank should hold.
+std::vector<float> Slice(const std::vector<float>& matrix, int64_t columns, int64_t row_begin,
+                         int64_t num_rows, int64_t column_begin, int64_t num_columns) {
+  std::vector<float> slice;
+  for (int64_t row = row_begin; row < row_begin + num_rows; ++row) {
+    const auto begin = matrix.begin() + row * columns + column_begin;
+    slice.insert(slice.end(), begin, begin + num_columns);
+  }
+  return slice;
+}
+
+float At(const Tensor& tensor, int64_t index) {
+  return tensor.dtype() == DType::kFloat32 ? tensor.data<float>()[index]
+                                           : tensor.data<BFloat16>()[index].ToFloat();
+}
+
+// Every element of `tensor` in its leading rows and columns equals `expected`, the rest is zero.
+// bfloat16 tensors hold what the values round to.
+void ExpectPadded(const Tensor& tensor, int64_t rows, int64_t columns,
+                  const std::vector<float>& expected, const std::string& what) {
+  ASSERT_FALSE(tensor.empty()) << what;
+  ASSERT_EQ(static_cast<int64_t>(expected.size()), rows * columns) << what;
+  const int64_t stored_columns = tensor.rank() == 2 ? tensor.dim(1) : 1;
+  for (int64_t row = 0; row < tensor.dim(0); ++row) {
+    for (int64_t column = 0; column < stored_columns; ++column) {
+      float value = row < rows && column < columns ? expected[row * columns + column] : 0.0f;
+      if (tensor.dtype() == DType::kBFloat16) value = BFloat16::FromFloat(value).ToFloat();
+      ASSERT_EQ(At(tensor, row * stored_columns + column), value)
+          << what << " [" << row << ", " << column << "]";
+    }
+  }
+}
+
+// Holds one rank's weights against the whole model's.
+class RankChecker {
+ public:
+  RankChecker(const TinyModelSpec& spec, const Topology& topology, const StageWeights& weights)
+      : spec_(spec),
+        truth_(TinyModelWeights(spec)),
+        topology_(topology),
+        weights_(weights),
+        heads_(ShardHeads(spec.num_heads, spec.kv_heads(), topology.config.tp_size,
+                          topology.tp_rank())) {}
+
+  void Check() {
+    const int64_t hidden_size = spec_.hidden_size;
+    const int tp_size = topology_.config.tp_size;
+    const ShardRange vocab = Split(spec_.vocab_size, tp_size, topology_.tp_rank(), 1);
+    const auto table = [&](const std::string& name) {
+      return Slice(truth_.at(name), hidden_size, vocab.begin, vocab.count, 0, hidden_size);
+    };
+    const std::string embed_in = "gpt_neox.embed_in.weight";
+    EXPECT_EQ(weights_.embed_in.empty(), !topology_.first_stage());
+    EXPECT_EQ(weights_.embed_out.empty(), !topology_.last_stage());
+    if (topology_.first_stage())
+      ExpectPadded(weights_.embed_in, vocab.count, hidden_size, table(embed_in), "embed_in");
+    if (topology_.last_stage()) {
+      Norm("gpt_neox.final_layer_norm", weights_.final_layer_norm);
+      ExpectPadded(weights_.embed_out, vocab.count, hidden_size,
+                   table(spec_.tie_word_embeddings ? embed_in : "embed_out.weight"), "embed_out");
+    }
+    for (const LayerWeights& layer : weights_.layers) Layer(layer);
+  }
+
+ private:
+  void Norm(const std::string& name, const NormWeights& norm) {
+    const int64_t size = spec_.hidden_size;
+    ExpectPadded(norm.weight, size, 1, truth_.at(name + ".weight"), name);
+    ExpectPadded(norm.bias, size, 1, truth_.at(name + ".bias"), name);
+    EXPECT_EQ(norm.weight.dtype(), DType::kFloat32);
+  }
+
+  void Columns(const std::string& name, int64_t in, int64_t begin, int64_t count,
+               const LinearWeights& linear, bool bias) {
+    ExpectPadded(linear.weight, count, in,
+                 Slice(truth_.at(name + ".weight"), in, begin, count, 0, in), name);
+    ASSERT_EQ(linear.bias.empty(), !bias) << name;
+    if (bias)
+      ExpectPadded(linear.bias, count, 1, Slice(truth_.at(name + ".bias"), 1, begin, count, 0, 1),
+                   name);
+  }
+
+  void Rows(const std::string& name, int64_t in, int64_t begin, int64_t count,
+            const LinearWeights& linear, bool bias) {
+    const int64_t out = spec_.hidden_size;
+    ExpectPadded(linear.weight, out, count,
+                 Slice(truth_.at(name + ".weight"), in, 0, out, begin, count), name);
+    // The bias is on tp_rank 0 alone.
+    ASSERT_EQ(linear.bias.empty(), !bias || topology_.tp_rank() != 0) << name;
+    if (!linear.bias.empty()) ExpectPadded(linear.bias, out, 1, truth_.at(name + ".bias"), name);
+  }
+
+  // Rows [row, row + count * head_dim) of qkv_proj are the heads of `name` from `begin` on.
+  void Heads(const std::string& name, const LinearWeights& qkv, int64_t row, int begin, int count) {
+    const int64_t rows = count * spec_.head_dim();
+    const LinearWeights part = {qkv.weight.Rows(row, rows),
+                                spec_.attention_bias ? qkv.bias.Rows(row, rows) : Tensor()};
+    Columns(name, spec_.hidden_size, begin * spec_.head_dim(), rows, part, spec_.attention_bias);
+  }
+
+  void KeyValueMlp(const std::string& name, const KeyValueMlpWeights& mlp) {
+    const int64_t inner = spec_.kv_intermediate_size;
+    Columns(name + ".dense_in", spec_.hidden_size, 0, inner, mlp.dense_in, spec_.attention_bias);
+    const int64_t rows = heads_.kv_count * spec_.head_dim();
+    ExpectPadded(mlp.dense_out.weight, rows, inner,
+                 Slice(truth_.at(name + ".dense_out.weight"), inner,
+                       heads_.kv_begin * spec_.head_dim(), rows, 0, inner),
+                 name);
+    EXPECT_EQ(mlp.dense_out.weight.dim(0), rows);
+    EXPECT_EQ(mlp.dense_in.weight.dim(0), mlp.dense_out.weight.dim(1));
+  }
+
+  void Layer(const LayerWeights& layer) {
+    const std::string name = absl::StrCat("gpt_neox.layers.", layer.layer, ".");
+    const bool owner = spec_.sharing().owns(layer.layer);
+    const bool plain = owner && !spec_.use_key_value_mlp;
+    const int64_t head_dim = spec_.head_dim();
+    const int64_t query_rows = heads_.query_count * head_dim;
+    const int64_t kv_rows = heads_.kv_count * head_dim;
+    EXPECT_EQ(layer.owner, owner);
+    Norm(name + "input_layernorm", layer.input_layernorm);
+    Norm(name + "post_attention_layernorm", layer.post_attention_layernorm);
+    ASSERT_EQ(layer.qkv_proj.weight.dim(0), query_rows + (plain ? 2 * kv_rows : 0));
+    const std::string attention = name + "attention.";
+    Heads(attention + "query", layer.qkv_proj, 0, heads_.query_begin, heads_.query_count);
+    if (plain) {
+      Heads(attention + "key", layer.qkv_proj, query_rows, heads_.kv_begin, heads_.kv_count);
+      Heads(attention + "value", layer.qkv_proj, query_rows + kv_rows, heads_.kv_begin,
+            heads_.kv_count);
+    }
+    ASSERT_EQ(layer.key_mlp.dense_in.weight.empty(), !owner || plain);
+    if (owner && !plain) {
+      KeyValueMlp(attention + "key", layer.key_mlp);
+      KeyValueMlp(attention + "value", layer.value_mlp);
+    }
+    Rows(attention + "dense", spec_.hidden_size, heads_.query_begin * head_dim, query_rows,
+         layer.dense, spec_.attention_bias);
+    const ShardRange mlp =
+        Split(spec_.intermediate_size, topology_.config.tp_size, topology_.tp_rank(), 32);
+    Columns(name + "mlp.dense_h_to_4h", spec_.hidden_size, mlp.begin, mlp.count, layer.h_to_4h,
+            true);
+    Rows(name + "mlp.dense_4h_to_h", spec_.intermediate_size, mlp.begin, mlp.count,
+         layer.four_h_to_h, true);
+    EXPECT_EQ(layer.h_to_4h.weight.dim(0), mlp.padded);
+    EXPECT_EQ(layer.four_h_to_h.weight.dim(1), mlp.padded);
+  }
+
+  const TinyModelSpec& spec_;
+  const Weights truth_;
+  const Topology topology_;
+  const StageWeights& weights_;
+  const HeadShard heads_;
+};
+
+absl::StatusOr<StageWeights> Load(const std::string& dir, const Topology& topology, DType dtype) {
+  auto config = ReadModelConfig(dir);
+  if (!config.ok()) return config.status();
+  const int pp_size = topology.config.pp_size;
+  Stage stage;
+  stage.first_layer = config->num_layers * topology.pp_rank() / pp_size;
+  stage.end_layer = config->num_layers * (topology.pp_rank() + 1) / pp_size;
+  return LoadStageWeights(dir, *config, topology, stage, dtype, Device{});
+}
+
+// Loads and checks every rank of a world.
+void CheckWorld(const TinyModelSpec& spec, const ParallelConfig& parallel, DType dtype) {
+  SCOPED_TRACE(absl::StrCat("tp ", parallel.tp_size, ", pp ", parallel.pp_size, ", ", Name(dtype)));
+  const TempDir dir;
+  WriteTinyModel(dir.path(), spec);
+  for (int rank = 0; rank < parallel.world_size(); ++rank) {
+    const Topology topology(parallel, rank);
+    const auto weights = Load(dir.path(), topology, dtype);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    RankChecker(spec, topology, *weights).Check();
+  }
+}
+
+struct StorageCase {
+  const char* name;
+  TinyModelSpec spec;
+};
+
+std::ostream& operator<<(std::ostream& out, const StorageCase& param) { return out << param.name; }
+
+std::vector<StorageCase> StorageCases() {
+  TinyModelSpec stock, fused, mlkv, mqa, mlp, source, plain, mixed, traps;
+  fused.fused_qkv = true;
+  fused.num_shards = 3;
+  mlkv.num_kv_heads = 3;
+  mlkv.num_kv_layers = 2;
+  mlkv.intermediate_size = 97;
+  mqa.num_kv_heads = 1;
+  mqa.num_layers = 5;
+  mqa.num_kv_layers = 3;
+  mqa.dtype = "BF16";
+  mlp.num_kv_heads = 2;
+  mlp.num_kv_layers = 2;
+  mlp.use_key_value_mlp = true;
+  mlp.kv_intermediate_size = 37;
+  source.kv_source = {0, 1, 0, 1};
+  source.num_kv_heads = 2;
+  source.num_shards = 2;
+  plain.attention_bias = false;
+  plain.tie_word_embeddings = true;
+  plain.vocab_size = 101;
+  plain.dtype = "F16";
+  mixed.mixed_dtypes = true;
+  mixed.fused_qkv = true;
+  mixed.intermediate_size = 3;  // fewer rows than ranks times the padding
+  traps.num_kv_heads = 1;
+  traps.num_kv_layers = 1;
+  traps.dead_kv = TinyModelSpec::DeadTensors::kNan;
+  traps.buffers = true;
+  traps.mixed_dtypes = true;
+  return {{"Stock", stock},     {"Fused", fused}, {"Mlkv", mlkv},   {"Mqa", mqa},    {"KvMlp", mlp},
+          {"KvSource", source}, {"Plain", plain}, {"Mixed", mixed}, {"Traps", traps}};
+}
+
+class WeightsStorageTest : public testing::TestWithParam<StorageCase> {};
+
+TEST_P(WeightsStorageTest, EveryRankHoldsItsShare) {
+  for (const int tp_size : {1, 2, 3, 6})
+    CheckWorld(GetParam().spec, {tp_size, tp_size == 2 ? 2 : 1}, DType::kFloat32);
+  CheckWorld(GetParam().spec, {1, 4}, DType::kBFloat16);
+  CheckWorld(GetParam().spec, {2, 1}, DType::kBFloat16);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, WeightsStorageTest, testing::ValuesIn(StorageCases()),
+                         [](const auto& param) { return param.param.name; });
+
+}  // namespace
+}  // namespace polystrate
