@@ -45,7 +45,7 @@ absl::StatusOr<ActivationPool> ActivationPool::Create(const ModelConfig& config,
     a.key_value_mlp = take(dtype, {max_tokens, layer.key_mlp.dense_in.weight.dim(0)});
   }
   if (topology.last_stage()) {
-    const int64_t rows = kMaxLogitRows;
+    const int64_t rows = Activations::kMaxLogitRows;
     const int64_t tp_size = topology.config.tp_size;
     a.logit_hidden = take(DType::kFloat32, {rows, config.hidden_size});
     a.logit_normed = take(dtype, {rows, config.hidden_size});

@@ -9,9 +9,9 @@ namespace {
 
 // One byte of code, then the message.
 std::vector<uint8_t> ToBytes(const absl::Status& status) {
-  std::vector<uint8_t> bytes = {static_cast<uint8_t>(status.code())};
-  bytes.insert(bytes.end(), status.message().begin(), status.message().end());
-  return bytes;
+  std::string bytes(1, static_cast<char>(status.code()));
+  bytes += std::string(status.message());
+  return {bytes.begin(), bytes.end()};
 }
 
 absl::Status FromBytes(const std::vector<uint8_t>& bytes) {

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs from Debian 12 what building, running and testing Polystrate needs and is not there yet. Asks
+# nothing; a second run changes nothing. Needs root or sudo.
+set -euo pipefail
+
+packages=(
+  ca-certificates cmake ninja-build g++ ccache python3 procps clang-format
+  libopenmpi-dev openmpi-bin openssh-client
+  libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
+  libdnnl-dev libpcre2-dev libicu-dev
+  libgtest-dev libbenchmark-dev
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+  echo "install: everything needed is there"
+  exit 0
+fi
+
+command -v apt-get >/dev/null || {
+  echo "install: this is no Debian system; install the equivalents of: ${missing[*]}" >&2
+  exit 2
+}
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "install: run as root or install sudo" >&2; exit 2; }
+  as_root=(sudo)
+fi
+echo "install: ${missing[*]}"
+"${as_root[@]}" apt-get update -q
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
