@@ -88,7 +88,7 @@ OfflineStats MakeStats(const Driver& driver, absl::Time begin) {
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
   const std::string path = absl::StrCat(model_dir, "/tokenizer.json");
   if (!std::filesystem::exists(path)) return std::unique_ptr<Tokenizer>();
-  return Tokenizer::FromFile(path);
+  return Tokenizer::ReadFile(path);
 }
 
 absl::Status RunOffline(const EngineFlags& flags, const OfflineJob& job) {

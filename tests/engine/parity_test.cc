@@ -1,0 +1,285 @@
+// The equality matrix in one process: whatever the cut, the chunks, the batch or the memory, a
+// model gives the same answers. (The same over real mpirun: tests/e2e/parity_test.cc.)
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "tests/testing/local_engine.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
+
+namespace polystrate {
+namespace {
+
+struct Map {
+  const char* name;
+  std::vector<int> kv_source;
+  int num_kv_heads;
+  bool parallel_residual = true;
+  bool key_value_mlp = false;
+};
+
+// Every kind of sharing map, with heads that tp divides and heads that it does not.
+const std::vector<Map>& Maps() {
+  static const std::vector<Map> maps = {
+      {"mha", {0, 1, 2, 3, 4, 5}, 12},
+      {"gqa", {0, 1, 2, 3, 4, 5}, 4},
+      {"mqa_sequential", {0, 1, 2, 3, 4, 5}, 1, false},
+      {"mlkv_m3_g3", {0, 0, 2, 2, 4, 4}, 3},
+      {"mlkv_m4_g1", {0, 1, 1, 3, 4, 4}, 1},
+      {"cla3_short_first", {0, 1, 1, 1, 4, 4}, 2},
+      {"keep_ends", {0, 1, 1, 3, 3, 5}, 6},
+      {"dense_front_mlp", {0, 1, 2, 2, 2, 5}, 2, true, true},
+      {"interleaved", {0, 1, 0, 1, 4, 4}, 2},
+  };
+  return maps;
+}
+
+TinyModelSpec Spec(const Map& map) {
+  TinyModelSpec spec;
+  spec.num_heads = 12;
+  spec.hidden_size = 96;
+  spec.num_layers = static_cast<int>(map.kv_source.size());
+  spec.num_kv_heads = map.num_kv_heads;
+  spec.kv_source = map.kv_source;
+  spec.use_parallel_residual = map.parallel_residual;
+  spec.use_key_value_mlp = map.key_value_mlp;
+  spec.rotary_pct = 0.5;
+  spec.intermediate_size = 93;
+  return spec;
+}
+
+GenerationRequest Request(std::vector<int32_t> prompt, int64_t max_tokens) {
+  GenerationRequest request;
+  request.prompt = std::move(prompt);
+  request.max_tokens = max_tokens;
+  request.ignore_eos = true;
+  request.prompt_logprobs = true;
+  request.sampling.temperature = 0.0;
+  return request;
+}
+
+double LogProb(const std::vector<float>& logits, int32_t token) {
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (float logit : logits) sum += std::exp(logit - top);
+  return logits[token] - top - std::log(sum);
+}
+
+using Case = std::tuple<Map, ReuseKeys>;
+
+class Parity : public ::testing::TestWithParam<Case> {
+ protected:
+  Parity() {
+    WriteTinyModel(dir_.path(), Spec(std::get<0>(GetParam())));
+    for (int64_t length : {1, 7, 19, 33}) {
+      requests_.push_back(Request(RandomTokens(length, 96, length), 9));
+    }
+  }
+
+  LocalEngineOptions Options() const {
+    LocalEngineOptions options;
+    options.reuse_keys = std::get<1>(GetParam());
+    options.block_size = 4;
+    return options;
+  }
+  std::vector<LocalOutput> Run(const LocalEngineOptions& options) const {
+    return RunLocalEngine(dir_.path(), options, requests_).outputs;
+  }
+  // Same tokens; log-probabilities within `tolerance` (0: the same bits).
+  void ExpectSame(const std::vector<LocalOutput>& got, double tolerance) const {
+    const std::vector<LocalOutput> expected = Run(Options());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      SCOPED_TRACE(testing::Message() << "request " << i);
+      EXPECT_EQ(got[i].token_ids, expected[i].token_ids);
+      ASSERT_EQ(got[i].prompt_logprobs.size(), expected[i].prompt_logprobs.size());
+      for (size_t t = 1; t < expected[i].prompt_logprobs.size(); ++t) {
+        EXPECT_NEAR(got[i].prompt_logprobs[t], expected[i].prompt_logprobs[t], tolerance);
+      }
+      for (size_t t = 0; t < expected[i].logprobs.size(); ++t) {
+        EXPECT_NEAR(got[i].logprobs[t], expected[i].logprobs[t], tolerance);
+      }
+    }
+  }
+
+  TempDir dir_;
+  std::vector<GenerationRequest> requests_;
+};
+
+constexpr double kFloat32Tolerance = 1e-4;
+
+// Prefill, then one token at a time through the cache, is what one full forward pass says.
+TEST_P(Parity, PrefillThenDecodeIsOneFullForward) {
+  const ReuseKeys reuse_keys = std::get<1>(GetParam());
+  const std::vector<LocalOutput> outputs = Run(Options());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    std::vector<int32_t> tokens = requests_[i].prompt;
+    const size_t prompt_len = tokens.size();
+    tokens.insert(tokens.end(), outputs[i].token_ids.begin(), outputs[i].token_ids.end());
+    const auto logits = FullLogits(dir_.path(), tokens, reuse_keys);
+    for (size_t t = 1; t < tokens.size(); ++t) {
+      const double expected = LogProb(logits[t - 1], tokens[t]);
+      const float got =
+          t < prompt_len ? outputs[i].prompt_logprobs[t] : outputs[i].logprobs[t - prompt_len];
+      EXPECT_NEAR(got, expected, kFloat32Tolerance) << "request " << i << " token " << t;
+      if (t < prompt_len) continue;
+      const auto best = std::max_element(logits[t - 1].begin(), logits[t - 1].end());
+      EXPECT_EQ(tokens[t], best - logits[t - 1].begin());
+    }
+  }
+}
+
+TEST_P(Parity, ChunksOfAnySize) {
+  for (int64_t chunk : {1, 2, 5, 16}) {
+    SCOPED_TRACE(testing::Message() << "chunk " << chunk);
+    LocalEngineOptions options = Options();
+    options.max_num_batched_tokens = chunk;
+    ExpectSame(Run(options), kFloat32Tolerance);
+  }
+}
+
+TEST_P(Parity, PreemptionAndBlockSizes) {
+  LocalEngineOptions options = Options();
+  options.num_blocks = 13;  // 52 tokens where four requests grow to 96
+  ExpectSame(Run(options), kFloat32Tolerance);
+  options.block_size = 1;
+  options.num_blocks = 45;
+  ExpectSame(Run(options), kFloat32Tolerance);
+  options.block_size = 32;
+  options.num_blocks = 2;
+  ExpectSame(Run(options), kFloat32Tolerance);
+}
+
+TEST_P(Parity, TensorParallel) {
+  for (int tp_size : {2, 3, 4, 12}) {
+    SCOPED_TRACE(testing::Message() << "tp " << tp_size);
+    LocalEngineOptions options = Options();
+    options.tp_size = tp_size;
+    ExpectSame(Run(options), kFloat32Tolerance);
+  }
+}
+
+TEST_P(Parity, PipelineParallelIsBitIdenticalForTheSamePlan) {
+  const KvSharing sharing{std::get<0>(GetParam()).kv_source};
+  const int max_pp = static_cast<int>(sharing.legal_cuts().size()) + 1;
+  for (int pp_size = 2; pp_size <= max_pp; ++pp_size) {
+    SCOPED_TRACE(testing::Message() << "pp " << pp_size);
+    LocalEngineOptions options = Options();
+    options.pp_size = pp_size;
+    ExpectSame(Run(options), kFloat32Tolerance);  // plans differ: they share the sequences out
+    for (const GenerationRequest& request : requests_) {
+      const auto one = RunLocalEngine(dir_.path(), Options(), {request}).outputs[0];
+      const auto many = RunLocalEngine(dir_.path(), options, {request}).outputs[0];
+      EXPECT_EQ(many.token_ids, one.token_ids);
+      EXPECT_EQ(many.logprobs, one.logprobs);
+      for (size_t t = 1; t < one.prompt_logprobs.size(); ++t) {
+        EXPECT_EQ(many.prompt_logprobs[t], one.prompt_logprobs[t]);
+      }
+    }
+  }
+}
+
+TEST_P(Parity, TensorAndPipelineParallelTogether) {
+  LocalEngineOptions options = Options();
+  options.tp_size = 2;
+  options.pp_size = 2;
+  options.max_num_batched_tokens = 8;
+  options.num_blocks = 13;
+  ExpectSame(Run(options), kFloat32Tolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(Maps, Parity,
+                         ::testing::Combine(::testing::ValuesIn(Maps()),
+                                            ::testing::Values(ReuseKeys::kPostRope,
+                                                              ReuseKeys::kPreRope)),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param).name) +
+                                  (std::get<1>(info.param) == ReuseKeys::kPreRope ? "_pre_rope"
+                                                                                  : "_post_rope");
+                         });
+
+// The two key rules are different models: were they not, the matrix above would prove nothing.
+TEST(KeyRules, DifferExactlyWhenLayersShare) {
+  for (const Map& map : Maps()) {
+    TempDir dir;
+    WriteTinyModel(dir.path(), Spec(map));
+    const std::vector<int32_t> tokens = RandomTokens(12, 96, 3);
+    const auto post = FullLogits(dir.path(), tokens, ReuseKeys::kPostRope).back();
+    const auto pre = FullLogits(dir.path(), tokens, ReuseKeys::kPreRope).back();
+    double difference = 0;
+    for (size_t i = 0; i < post.size(); ++i) {
+      difference = std::max<double>(difference, std::abs(post[i] - pre[i]));
+    }
+    if (KvSharing{map.kv_source}.shares()) {
+      EXPECT_GT(difference, 1e-2) << map.name;
+    } else {
+      EXPECT_LT(difference, 1e-4) << map.name;
+    }
+  }
+}
+
+// What a reuser's K and V tensors hold, if a checkpoint has them at all, changes nothing.
+TEST(DeadTensors, OfReusersChangeNothing) {
+  TinyModelSpec spec = Spec(Maps()[3]);
+  TempDir clean, poisoned;
+  WriteTinyModel(clean.path(), spec);
+  spec.dead_kv = TinyModelSpec::DeadTensors::kNan;
+  spec.buffers = true;
+  WriteTinyModel(poisoned.path(), spec);
+  const std::vector<int32_t> tokens = RandomTokens(20, 96, 5);
+  EXPECT_EQ(FullLogits(clean.path(), tokens), FullLogits(poisoned.path(), tokens));
+}
+
+// A request's tokens depend on its seed and position, not on its neighbours.
+TEST(Sampling, DoesNotDependOnTheBatch) {
+  TempDir dir;
+  WriteTinyModel(dir.path(), Spec(Maps()[3]));
+  std::vector<GenerationRequest> requests;
+  for (uint64_t i = 0; i < 12; ++i) {
+    GenerationRequest request = Request(RandomTokens(1 + i * 3, 96, i), 12);
+    request.sampling = {.temperature = 1.0, .top_k = 40, .top_p = 0.95, .seed = i};
+    requests.push_back(request);
+  }
+  LocalEngineOptions options;
+  const auto together = RunLocalEngine(dir.path(), options, requests).outputs;
+  options.max_num_seqs = 5;
+  options.max_num_batched_tokens = 7;
+  options.pp_size = 2;
+  const auto cramped = RunLocalEngine(dir.path(), options, requests).outputs;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const auto alone = RunLocalEngine(dir.path(), {}, {requests[i]}).outputs[0];
+    EXPECT_EQ(together[i].token_ids, alone.token_ids) << i;
+    EXPECT_EQ(cramped[i].token_ids, alone.token_ids) << i;
+  }
+  requests[0].sampling.seed = 99;
+  EXPECT_NE(RunLocalEngine(dir.path(), {}, {requests[0]}).outputs[0].token_ids,
+            together[0].token_ids);
+}
+
+// Stages work at the same time: while stage 0 computes one micro-batch, stage 1 computes another.
+TEST(Pipeline, StagesOverlap) {
+  TinyModelSpec spec = Spec(Maps()[0]);
+  spec.hidden_size = 192;
+  spec.intermediate_size = 768;
+  TempDir dir;
+  WriteTinyModel(dir.path(), spec);
+  std::vector<GenerationRequest> requests;
+  for (uint64_t i = 0; i < 8; ++i) requests.push_back(Request(RandomTokens(64, 96, i), 32));
+  LocalEngineOptions options;
+  options.pp_size = 2;
+  const LocalRun run = RunLocalEngine(dir.path(), options, requests);
+  int overlapping = 0;
+  for (const StageSpan& first : run.timelines[0]) {
+    overlapping += std::any_of(run.timelines[1].begin(), run.timelines[1].end(), [&](auto& second) {
+      return second.step_id != first.step_id && second.begin_ns < first.end_ns &&
+             first.begin_ns < second.end_ns;
+    });
+  }
+  EXPECT_EQ(run.timelines[0].size(), run.timelines[1].size());
+  EXPECT_GT(overlapping, static_cast<int>(run.timelines[0].size()) / 4);
+}
+
+}  // namespace
+}  // namespace polystrate

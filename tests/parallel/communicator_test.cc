@@ -1,0 +1,55 @@
+// Collectives and messages over the groups that live in one process. Values are small integers, so
+// sums are exact whatever their order. (The same over MPI: tests/e2e/mpi_test.cc.)
+
+#include "parallel/communicator.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <thread>
+
+#include "parallel/control_channel.h"
+#include "parallel/process_group.h"
+#include "tests/testing/communicator_checks.h"
+
+namespace polystrate {
+namespace {
+
+// Runs body(rank) on a thread for each rank.
+void OnRanks(int size, const std::function<void(int)>& body) {
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < size; ++rank) threads.emplace_back(body, rank);
+  for (std::thread& thread : threads) thread.join();
+}
+
+class ThreadGroup : public ::testing::TestWithParam<int> {};
+
+TEST_P(ThreadGroup, KeepsTheContractOfACommunicator) {
+  auto group = MakeThreadCommunicators(GetParam());
+  OnRanks(GetParam(), [&](int rank) { EXPECT_EQ(CheckCommunicator(*group[rank]), ""); });
+}
+
+TEST_P(ThreadGroup, ControlChannelAgreesOnTheFirstError) {
+  const ParallelConfig config{GetParam(), 1};
+  auto groups = MakeThreadGroups(config);
+  OnRanks(GetParam(), [&](int rank) {
+    ControlChannel control(Topology(config, rank), groups[rank]);
+    EXPECT_EQ(CheckControlChannel(control, Topology(config, rank)), "");
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, ThreadGroup, ::testing::Values(1, 2, 3, 4, 7));
+
+TEST(SelfGroup, KeepsTheContractOfACommunicator) {
+  EXPECT_EQ(CheckCommunicator(*MakeSelfCommunicator()), "");
+}
+
+TEST(LaunchInfo, AProcessStartedByHandIsAWorldOfOne) {
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) GTEST_SKIP() << "started by mpirun";
+  const LaunchInfo info = ReadLaunchInfo();
+  EXPECT_EQ(info.world_size, 1);
+  EXPECT_FALSE(info.launched);
+}
+
+}  // namespace
+}  // namespace polystrate

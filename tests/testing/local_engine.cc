@@ -1,0 +1,169 @@
+#include "tests/testing/local_engine.h"
+
+#include <limits>
+#include <memory>
+#include <random>
+#include <thread>
+
+#include "engine/engine.h"
+#include "engine/model_cost.h"
+#include "engine/pipeline_stage.h"
+#include "engine/worker.h"
+#include "parallel/control_channel.h"
+
+namespace polystrate {
+namespace {
+
+template <typename T>
+T ValueOrDie(absl::StatusOr<T> value) {
+  if (!value.ok()) CheckFailed(__FILE__, __LINE__, std::string(value.status().message()));
+  return *std::move(value);
+}
+
+void CheckOk(const absl::Status& status) {
+  if (!status.ok()) CheckFailed(__FILE__, __LINE__, std::string(status.message()));
+}
+
+class Sink : public TokenSink {
+ public:
+  explicit Sink(LocalOutput* output) : output_(output) {}
+  void OnPrompt(const std::vector<float>& logprobs) override {
+    output_->prompt_logprobs = logprobs;
+  }
+  void OnToken(const TokenInfo& token) override {
+    output_->token_ids.push_back(token.token_id);
+    output_->logprobs.push_back(token.logprob);
+  }
+  void OnFinished(const Finished& finished) override { output_->reason = finished.reason; }
+  void OnError(const absl::Status& status) override { output_->status = status; }
+
+ private:
+  LocalOutput* output_;
+};
+
+struct Plan {
+  ModelConfig config;
+  StagePlan stages;
+  StageOptions stage;
+  EngineOptions engine;
+};
+
+Plan MakePlan(const std::string& model_dir, const LocalEngineOptions& options) {
+  Plan plan;
+  plan.config = ValueOrDie(ReadModelConfig(model_dir, {options.reuse_keys}));
+  const StageCosts costs = StageCostsOf(plan.config);
+  plan.stages =
+      ValueOrDie(options.stages.empty()
+                     ? PlanStages(plan.config.sharing, costs, options.pp_size)
+                     : StagesFromCuts(plan.config.sharing, costs, options.pp_size, options.stages));
+  plan.stage = {options.dtype, options.num_blocks, options.block_size,
+                options.max_num_batched_tokens, plan.config.max_position_embeddings};
+  plan.engine.parallel = {options.tp_size, options.pp_size};
+  plan.engine.vocab_size = static_cast<int32_t>(plan.config.vocab_size);
+  plan.engine.eos_token_id = plan.config.eos_token_id;
+  plan.engine.max_model_len = plan.config.max_position_embeddings;
+  plan.engine.block_size = options.block_size;
+  plan.engine.num_blocks = options.num_blocks;
+  plan.engine.max_num_seqs = options.max_num_seqs;
+  plan.engine.max_num_batched_tokens = options.max_num_batched_tokens;
+  return plan;
+}
+
+// One rank from start to end; rank 0 drives `engine`.
+void PlayRank(const std::string& model_dir, const Plan& plan, int rank, ProcessGroups groups,
+              Engine* engine, std::vector<StageSpan>* spans) {
+  const Topology topology(plan.engine.parallel, rank);
+  Stream stream = Stream::Cpu(1);
+  const Stage& stage = plan.stages.stages[topology.pp_rank()];
+  StageWeights weights = ValueOrDie(
+      LoadStageWeights(model_dir, plan.config, topology, stage, plan.stage.dtype, stream.device()));
+  const RankContext context{topology, stream, groups};
+  auto pipeline_stage = ValueOrDie(
+      PipelineStage::Create(context, plan.config, stage, std::move(weights), plan.stage));
+  CheckOk(pipeline_stage->AgreeOnHandover());
+  pipeline_stage->timeline().Enable();
+  ControlChannel control(topology, groups);
+  if (rank == 0) {
+    engine->Run(control, *pipeline_stage);
+  } else {
+    RunWorker(control, *pipeline_stage);
+  }
+  *spans = pipeline_stage->timeline().spans();
+}
+
+}  // namespace
+
+LocalRun RunLocalEngine(const std::string& model_dir, const LocalEngineOptions& options,
+                        const std::vector<GenerationRequest>& requests) {
+  const Plan plan = MakePlan(model_dir, options);
+  Engine engine(plan.engine, /*tokenizer=*/nullptr);
+  LocalRun run;
+  run.outputs.resize(requests.size());
+  std::vector<std::unique_ptr<Sink>> sinks;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    sinks.push_back(std::make_unique<Sink>(&run.outputs[i]));
+    CheckOk(engine.Submit(requests[i], sinks.back().get()));
+  }
+  engine.BeginDrain(absl::InfiniteDuration());
+
+  const int world = plan.engine.parallel.world_size();
+  run.timelines.resize(world);
+  std::vector<ProcessGroups> groups = MakeThreadGroups(plan.engine.parallel);
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < world; ++rank) {
+    ranks.emplace_back([&, rank] {
+      PlayRank(model_dir, plan, rank, std::move(groups[rank]), &engine, &run.timelines[rank]);
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+  return run;
+}
+
+std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
+                                           const std::vector<int32_t>& tokens,
+                                           std::optional<ReuseKeys> reuse_keys, DType dtype) {
+  LocalEngineOptions options;
+  options.reuse_keys = reuse_keys;
+  options.dtype = dtype;
+  const int64_t n = static_cast<int64_t>(tokens.size());
+  CHECK_LE(n, Activations::kMaxLogitRows);
+  options.num_blocks = (n + options.block_size - 1) / options.block_size;
+  const Plan plan = MakePlan(model_dir, options);
+
+  StepPlan step;
+  step.token_ids = tokens;
+  step.cu_seqlens_q = {0, static_cast<int32_t>(n)};
+  step.context_lens = {static_cast<int32_t>(n)};
+  step.max_blocks = static_cast<int32_t>(options.num_blocks);
+  for (int32_t block = 0; block < step.max_blocks; ++block) step.block_tables.push_back(block);
+  for (int32_t i = 0; i < n; ++i) {
+    step.positions.push_back(i);
+    step.slot_mapping.push_back(i);
+    step.scores.push_back({/*sequence_id=*/0, /*row=*/i, /*target=*/0, /*position=*/i + 1});
+  }
+
+  const Topology topology(plan.engine.parallel, 0);
+  Stream stream = Stream::Cpu(1);
+  ProcessGroups groups = MakeSelfGroups();
+  const Stage& stage = plan.stages.stages[0];
+  StageWeights weights =
+      ValueOrDie(LoadStageWeights(model_dir, plan.config, topology, stage, dtype, stream.device()));
+  auto pipeline_stage = ValueOrDie(PipelineStage::Create({topology, stream, groups}, plan.config,
+                                                         stage, std::move(weights), plan.stage));
+  pipeline_stage->Run(step);
+  std::vector<std::vector<float>> logits(n);
+  for (int64_t i = 0; i < n; ++i) {
+    const float* row = pipeline_stage->logits().Rows(i, 1).data<float>();
+    logits[i].assign(row, row + plan.config.vocab_size);
+  }
+  return logits;
+}
+
+std::vector<int32_t> RandomTokens(int64_t n, int64_t vocab_size, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<int32_t> tokens(n);
+  for (int32_t& token : tokens) token = static_cast<int32_t>(random() % vocab_size);
+  return tokens;
+}
+
+}  // namespace polystrate

@@ -1,0 +1,56 @@
+// A whole engine inside the test: every rank a thread, over thread communicators. Fast, and what
+// the thread sanitizer watches.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/model_config.h"
+#include "engine/request.h"
+#include "engine/timeline.h"
+#include "kernels/core/dtype.h"
+
+namespace polystrate {
+
+struct LocalEngineOptions {
+  int tp_size = 1;
+  int pp_size = 1;
+  std::vector<int> stages;  // empty: planned by cost
+  DType dtype = DType::kFloat32;
+  std::optional<ReuseKeys> reuse_keys;
+  int64_t block_size = 16;
+  int64_t num_blocks = 64;
+  int64_t max_num_seqs = 64;
+  int64_t max_num_batched_tokens = 512;
+};
+
+struct LocalOutput {
+  std::vector<int32_t> token_ids;
+  std::vector<float> logprobs;
+  std::vector<float> prompt_logprobs;
+  FinishReason reason = FinishReason::kLength;
+  absl::Status status;
+};
+
+struct LocalRun {
+  std::vector<LocalOutput> outputs;               // in the order of the requests
+  std::vector<std::vector<StageSpan>> timelines;  // by rank
+};
+
+// Runs all requests at once to their end. CHECK-fails when the model cannot be loaded or a request
+// refused.
+LocalRun RunLocalEngine(const std::string& model_dir, const LocalEngineOptions& options,
+                        const std::vector<GenerationRequest>& requests);
+
+// Logits of every token of one prompt, computed in one step on one rank: [num_tokens][vocab_size].
+// At most 64 tokens.
+std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
+                                           const std::vector<int32_t>& tokens,
+                                           std::optional<ReuseKeys> reuse_keys = std::nullopt,
+                                           DType dtype = DType::kFloat32);
+
+// `n` token ids below vocab_size, from a fixed generator.
+std::vector<int32_t> RandomTokens(int64_t n, int64_t vocab_size, uint64_t seed);
+
+}  // namespace polystrate
