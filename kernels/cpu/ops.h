@@ -1,0 +1,28 @@
+// The CPU twins of ops.h: the same contracts, shapes already checked. Files are named as in cuda/.
+#pragma once
+
+#include "kernels/cpu/context.h"
+#include "kernels/ops.h"
+
+namespace polystrate::cpu {
+
+void EmbeddingLookup(CpuContext& context, const Tensor& ids, const Tensor& table,
+                     int32_t vocab_begin, const Tensor& out);
+void LayerNorm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
+               float epsilon, const Tensor& out);
+void AddInPlace(CpuContext& context, const Tensor& y, const Tensor& x);
+void Gemm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
+          const Tensor& out, const GemmOptions& options);
+void ApplyRope(CpuContext& context, const RopeTable& rope, const Tensor& positions, int head_dim,
+               const Tensor& x);
+void StoreKv(CpuContext& context, const Tensor& key, const Tensor& value,
+             const Tensor& slot_mapping, const KvSlot& slot);
+void PagedAttention(CpuContext& context, const Tensor& query, const KvSlot& slot,
+                    const AttentionBatch& batch, const AttentionOptions& options,
+                    const Tensor& out);
+void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
+            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results);
+void LogProbs(CpuContext& context, const Tensor& logits, int64_t vocab_size,
+              absl::Span<const int32_t> targets, absl::Span<float> logprobs);
+
+}  // namespace polystrate::cpu

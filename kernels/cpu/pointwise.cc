@@ -1,0 +1,62 @@
+// Operators that touch each element once: embedding, normalisation, addition.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/parallel.h"
+
+namespace polystrate::cpu {
+namespace {
+
+constexpr int64_t kElementsPerRange = 16 * 1024;
+
+int64_t RowsPerRange(int64_t row_elements) {
+  return std::max<int64_t>(1, kElementsPerRange / std::max<int64_t>(1, row_elements));
+}
+
+// Address of row `row` of a matrix, whatever its type.
+char* Row(const Tensor& x, int64_t row) {
+  return static_cast<char*>(x.raw()) + row * x.row_stride() * SizeOf(x.dtype());
+}
+
+}  // namespace
+
+void EmbeddingLookup(CpuContext& context, const Tensor& ids, const Tensor& table,
+                     int32_t vocab_begin, const Tensor& out) {
+  const int64_t hidden_size = table.dim(1);
+  const auto to_float = context.kernels(table.dtype()).to_float;
+  for (int64_t t = 0; t < ids.dim(0); ++t) {
+    float* row = reinterpret_cast<float*>(Row(out, t));
+    const int64_t id = int64_t{ids.data<int32_t>()[t]} - vocab_begin;
+    if (id >= 0 && id < table.dim(0)) {
+      to_float(Row(table, id), hidden_size, row);
+    } else {
+      std::fill_n(row, hidden_size, 0.0f);
+    }
+  }
+}
+
+void LayerNorm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
+               float epsilon, const Tensor& out) {
+  const int64_t hidden_size = x.dim(1);
+  const auto layer_norm = context.kernels(out.dtype()).layer_norm;
+  ParallelForRanges(context, x.dim(0), RowsPerRange(hidden_size), x.num_elements(),
+                    [&](int64_t begin, int64_t end, int) {
+                      for (int64_t t = begin; t < end; ++t) {
+                        layer_norm(reinterpret_cast<const float*>(Row(x, t)), weight.data<float>(),
+                                   bias.data<float>(), hidden_size, epsilon, Row(out, t));
+                      }
+                    });
+}
+
+void AddInPlace(CpuContext& context, const Tensor& y, const Tensor& x) {
+  ParallelForRanges(context, x.dim(0), RowsPerRange(x.dim(1)), x.num_elements(),
+                    [&](int64_t begin, int64_t end, int) {
+                      for (int64_t t = begin; t < end; ++t) {
+                        context.kernels().add(reinterpret_cast<const float*>(Row(y, t)), x.dim(1),
+                                              reinterpret_cast<float*>(Row(x, t)));
+                      }
+                    });
+}
+
+}  // namespace polystrate::cpu

@@ -1,0 +1,203 @@
+// Checks of shapes and types, then one switch on the device. No arithmetic.
+#include "kernels/ops.h"
+
+#include "kernels/core/check.h"
+#include "kernels/cpu/ops.h"
+
+namespace polystrate {
+namespace {
+
+[[noreturn]] void Unavailable(const char* op) {
+  CheckFailed(__FILE__, __LINE__, std::string(op) + " on a CUDA device: built without CUDA");
+}
+
+// A matrix of the model's storage type or of float32.
+void CheckMatrix(const Tensor& x, int64_t rows, int64_t columns) {
+  CHECK_EQ(x.rank(), 2);
+  CHECK_EQ(x.dim(0), rows);
+  CHECK_EQ(x.dim(1), columns);
+  CHECK(x.dtype() == DType::kFloat32 || x.dtype() == DType::kBFloat16);
+}
+
+void CheckVector(const Tensor& x, DType dtype, int64_t size) {
+  CHECK_EQ(x.rank(), 1);
+  CHECK_EQ(x.dim(0), size);
+  CHECK(x.dtype() == dtype);
+}
+
+void CheckRope(const RopeTable& rope, int head_dim) {
+  CHECK_EQ(rope.cos_sin.rank(), 2);
+  CHECK_EQ(rope.cos_sin.dim(1), rope.rotary_dim);
+  CHECK(rope.cos_sin.dtype() == DType::kFloat32);
+  CHECK_EQ(rope.rotary_dim % 2, 0);
+  CHECK_LE(rope.rotary_dim, head_dim);
+}
+
+void CheckSlot(const KvSlot& slot, DType dtype) {
+  CHECK_EQ(slot.key.rank(), 4);
+  CHECK_EQ(slot.value.rank(), 4);
+  for (int axis = 0; axis < 4; ++axis) CHECK_EQ(slot.key.dim(axis), slot.value.dim(axis));
+  CHECK(slot.key.contiguous() && slot.value.contiguous());
+  CHECK(slot.key.dtype() == dtype && slot.value.dtype() == dtype);
+}
+
+void CheckBatch(const AttentionBatch& batch, int64_t num_tokens) {
+  const int64_t num_sequences = batch.context_lens.dim(0);
+  CheckVector(batch.context_lens, DType::kInt32, num_sequences);
+  CheckVector(batch.cu_seqlens_q, DType::kInt32, num_sequences + 1);
+  CHECK_EQ(batch.block_tables.rank(), 2);
+  CHECK_EQ(batch.block_tables.dim(0), num_sequences);
+  CHECK(batch.block_tables.dtype() == DType::kInt32);
+  CHECK_EQ(batch.cu_seqlens_q.data<int32_t>()[0], 0);
+  CHECK_EQ(batch.cu_seqlens_q.data<int32_t>()[num_sequences], num_tokens);
+}
+
+void CheckLogits(const Tensor& logits, int64_t vocab_size, size_t num_rows, size_t num_results) {
+  CHECK_EQ(logits.rank(), 2);
+  CHECK(logits.dtype() == DType::kFloat32);
+  CHECK_LE(vocab_size, logits.dim(1));
+  CHECK_GT(vocab_size, 0);
+  CHECK_EQ(static_cast<size_t>(logits.dim(0)), num_rows);
+  CHECK_EQ(num_rows, num_results);
+}
+
+}  // namespace
+
+void EmbeddingLookup(const Stream& stream, const Tensor& ids, const Tensor& table,
+                     int32_t vocab_begin, const Tensor& out) {
+  CheckMatrix(table, table.dim(0), table.dim(1));
+  CheckVector(ids, DType::kInt32, ids.dim(0));
+  CheckMatrix(out, ids.dim(0), table.dim(1));
+  CHECK(out.dtype() == DType::kFloat32);
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::EmbeddingLookup(stream.cpu(), ids, table, vocab_begin, out);
+    case DeviceType::kCuda:
+      Unavailable("EmbeddingLookup");
+  }
+}
+
+void LayerNorm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
+               float epsilon, const Tensor& out) {
+  CheckMatrix(x, x.dim(0), x.dim(1));
+  CHECK(x.dtype() == DType::kFloat32);
+  CheckVector(weight, DType::kFloat32, x.dim(1));
+  CheckVector(bias, DType::kFloat32, x.dim(1));
+  CheckMatrix(out, x.dim(0), x.dim(1));
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::LayerNorm(stream.cpu(), x, weight, bias, epsilon, out);
+    case DeviceType::kCuda:
+      Unavailable("LayerNorm");
+  }
+}
+
+void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
+          const Tensor& out, const GemmOptions& options) {
+  CheckMatrix(weight, weight.dim(0), weight.dim(1));
+  CHECK(weight.contiguous());
+  CheckMatrix(x, x.dim(0), weight.dim(1));
+  CHECK(x.dtype() == weight.dtype());
+  CheckMatrix(out, x.dim(0), weight.dim(0));
+  CHECK(out.dtype() == DType::kFloat32 || out.dtype() == x.dtype());
+  if (!bias.empty()) CheckVector(bias, DType::kFloat32, weight.dim(0));
+  if (options.accumulate) {
+    CHECK(out.dtype() == DType::kFloat32 && options.activation == Activation::kNone);
+  }
+  if (out.num_elements() == 0) return;
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::Gemm(stream.cpu(), x, weight, bias, out, options);
+    case DeviceType::kCuda:
+      Unavailable("Gemm");
+  }
+}
+
+void ApplyRope(const Stream& stream, const RopeTable& rope, const Tensor& positions, int head_dim,
+               const Tensor& x) {
+  CheckRope(rope, head_dim);
+  CheckMatrix(x, positions.dim(0), x.dim(1));
+  CHECK_EQ(x.dim(1) % head_dim, 0);
+  CheckVector(positions, DType::kInt32, x.dim(0));
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::ApplyRope(stream.cpu(), rope, positions, head_dim, x);
+    case DeviceType::kCuda:
+      Unavailable("ApplyRope");
+  }
+}
+
+void StoreKv(const Stream& stream, const Tensor& key, const Tensor& value,
+             const Tensor& slot_mapping, const KvSlot& slot) {
+  CheckSlot(slot, key.dtype());
+  CheckMatrix(key, slot_mapping.dim(0), slot.key.dim(1) * slot.key.dim(3));
+  CheckMatrix(value, key.dim(0), key.dim(1));
+  CHECK(value.dtype() == key.dtype());
+  CheckVector(slot_mapping, DType::kInt32, key.dim(0));
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::StoreKv(stream.cpu(), key, value, slot_mapping, slot);
+    case DeviceType::kCuda:
+      Unavailable("StoreKv");
+  }
+}
+
+void PagedAttention(const Stream& stream, const Tensor& query, const KvSlot& slot,
+                    const AttentionBatch& batch, const AttentionOptions& options,
+                    const Tensor& out) {
+  CheckMatrix(query, query.dim(0), query.dim(1));
+  CheckMatrix(out, query.dim(0), query.dim(1));
+  CHECK(out.dtype() == query.dtype());
+  CheckSlot(slot, query.dtype());
+  CheckBatch(batch, query.dim(0));
+  CHECK_EQ(slot.key.dim(3), options.head_dim);
+  CHECK_GT(options.head_dim, 0);
+  CHECK_EQ(query.dim(1) % options.head_dim, 0);
+  CHECK_GE(options.query_head_phase, 0);
+  CHECK_GE(options.queries_per_kv_head, 1);
+  // The last query head's KV head is one of this rank's.
+  CHECK_LE(query.dim(1) / options.head_dim + options.query_head_phase,
+           slot.key.dim(1) * options.queries_per_kv_head);
+  if (options.rotate_keys != nullptr) CheckRope(*options.rotate_keys, options.head_dim);
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::PagedAttention(stream.cpu(), query, slot, batch, options, out);
+    case DeviceType::kCuda:
+      Unavailable("PagedAttention");
+  }
+}
+
+void AddInPlace(const Stream& stream, const Tensor& y, const Tensor& x) {
+  CheckMatrix(x, y.dim(0), y.dim(1));
+  CHECK(x.dtype() == DType::kFloat32 && y.dtype() == DType::kFloat32);
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::AddInPlace(stream.cpu(), y, x);
+    case DeviceType::kCuda:
+      Unavailable("AddInPlace");
+  }
+}
+
+void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
+            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results) {
+  CheckLogits(logits, vocab_size, rows.size(), results.size());
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::Sample(stream.cpu(), logits, vocab_size, rows, results);
+    case DeviceType::kCuda:
+      Unavailable("Sample");
+  }
+}
+
+void LogProbs(const Stream& stream, const Tensor& logits, int64_t vocab_size,
+              absl::Span<const int32_t> targets, absl::Span<float> logprobs) {
+  CheckLogits(logits, vocab_size, targets.size(), logprobs.size());
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::LogProbs(stream.cpu(), logits, vocab_size, targets, logprobs);
+    case DeviceType::kCuda:
+      Unavailable("LogProbs");
+  }
+}
+
+}  // namespace polystrate

@@ -1,0 +1,105 @@
+#include "tests/kernels/kernel_cases.h"
+
+namespace polystrate::testing {
+namespace {
+
+struct Shape {
+  int64_t m, n, k;
+};
+// Around the edges of the tiles (4 weights, 2 or 4 rows, 8 to 32 elements of k), of the passes (64
+// rows and columns), of the border to the library; MLKV's odd sizes; nothing at all.
+constexpr Shape kShapes[] = {{0, 5, 7},     {1, 1, 1},     {1, 64, 32},   {1, 130, 768},
+                             {2, 3, 93},    {3, 65, 31},   {4, 66, 33},   {5, 7, 16},
+                             {7, 129, 100}, {8, 64, 64},   {15, 31, 93},  {16, 33, 95},
+                             {17, 40, 93},  {33, 129, 65}, {65, 67, 127}, {64, 128, 96},
+                             {3, 4, 1},     {40, 1, 33},   {129, 50, 17}, {1, 3777, 96}};
+
+std::string Describe(const Shape& s) {
+  return "m " + std::to_string(s.m) + " n " + std::to_string(s.n) + " k " + std::to_string(s.k);
+}
+
+class GemmTest : public KernelTest {};
+
+TEST_P(GemmTest, MatchesReferenceOnOddShapes) {
+  Random random(1);
+  for (const Shape& s : kShapes) {
+    const double scale = 1.0 / std::sqrt(static_cast<double>(s.k));
+    const HostTensor x = HostTensor(dtype(), {s.m, s.k}).FillNormal(random);
+    const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random, scale);
+    for (DType out_dtype : {DType::kFloat32, dtype()}) {
+      HostTensor out(out_dtype, {s.m, s.n});
+      Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), out.tensor());
+      ExpectNear(GemmReference(x, weight, nullptr, Activation::kNone), out, out_dtype, Describe(s));
+    }
+  }
+}
+
+TEST_P(GemmTest, StridedRowsBiasAndActivation) {
+  Random random(2);
+  for (Activation activation :
+       {Activation::kNone, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+    for (const Shape& s : kShapes) {
+      const double scale = 1.0 / std::sqrt(static_cast<double>(s.k));
+      const HostTensor x = HostTensor(dtype(), {s.m, s.k}, s.k + 5).FillNormal(random);
+      const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random, scale);
+      const HostTensor bias = HostTensor(DType::kFloat32, {s.n}).FillNormal(random);
+      HostTensor out(dtype(), {s.m, s.n}, s.n + 3);
+      Gemm(stream(), x.tensor(), weight.tensor(), bias.tensor(), out.tensor(), {activation});
+      ExpectNear(GemmReference(x, weight, &bias, activation), out, dtype(),
+                 Describe(s) + " activation " + std::to_string(static_cast<int>(activation)));
+    }
+  }
+}
+
+TEST_P(GemmTest, Accumulates) {
+  Random random(3);
+  for (const Shape& s : kShapes) {
+    const double scale = 1.0 / std::sqrt(static_cast<double>(s.k));
+    const HostTensor x = HostTensor(dtype(), {s.m, s.k}).FillNormal(random);
+    const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random, scale);
+    const HostTensor bias = HostTensor(DType::kFloat32, {s.n}).FillNormal(random);
+    HostTensor out = HostTensor(DType::kFloat32, {s.m, s.n}, s.n + 1).FillNormal(random);
+    std::vector<double> expected = out.Values();
+    const auto product = GemmReference(x, weight, &bias, Activation::kNone);
+    for (size_t i = 0; i < expected.size(); ++i) expected[i] += product[i];
+    Gemm(stream(), x.tensor(), weight.tensor(), bias.tensor(), out.tensor(), {.accumulate = true});
+    ExpectNear(expected, out, DType::kFloat32, Describe(s));
+  }
+}
+
+// With few rows, what a row gives does not depend on the rows beside it.
+TEST_P(GemmTest, FewRowsAreIndependent) {
+  Random random(4);
+  constexpr int64_t kN = 37, kK = 333;
+  const HostTensor x = HostTensor(dtype(), {16, kK}).FillNormal(random);
+  const HostTensor weight = HostTensor(dtype(), {kN, kK}).FillNormal(random);
+  HostTensor all(DType::kFloat32, {16, kN});
+  Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), all.tensor());
+  for (int64_t m = 1; m < 16; ++m) {
+    HostTensor some(DType::kFloat32, {m, kN});
+    Gemm(stream(), x.tensor().Rows(16 - m, m), weight.tensor(), Tensor(), some.tensor());
+    for (int64_t i = 0; i < m * kN; ++i) {
+      ASSERT_EQ(some.Get(i / kN, i % kN), all.Get(16 - m + i / kN, i % kN)) << m << " rows";
+    }
+  }
+}
+
+// A NaN in one row of x stays in that row.
+TEST_P(GemmTest, NanStaysInItsRow) {
+  Random random(5);
+  for (int64_t m : {3, 40}) {
+    HostTensor x = HostTensor(dtype(), {m, 65}).FillNormal(random);
+    const HostTensor weight = HostTensor(dtype(), {9, 65}).FillNormal(random);
+    x.Set(1, 64, std::numeric_limits<double>::quiet_NaN());
+    HostTensor out(DType::kFloat32, {m, 9});
+    Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), out.tensor());
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t c = 0; c < 9; ++c) EXPECT_EQ(std::isnan(out.Get(r, c)), r == 1) << r;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, GemmTest, AllKernelCases(), KernelCaseName);
+
+}  // namespace
+}  // namespace polystrate::testing
