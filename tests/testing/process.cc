@@ -1,0 +1,156 @@
+#include "tests/testing/process.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/core/check.h"
+
+namespace polystrate {
+namespace {
+
+std::string ReadWhole(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+std::string TempFile() {
+  const char* dir = std::getenv("TMPDIR");
+  std::string path = absl::StrCat(dir == nullptr ? "/tmp" : dir, "/polystrate-test-XXXXXX");
+  const int fd = mkstemp(path.data());
+  CHECK_GE(fd, 0);
+  close(fd);
+  return path;
+}
+
+// What the child does between fork and exec.
+[[noreturn]] void Exec(const CommandLine& command, const std::string& out, const std::string& err) {
+  setpgid(0, 0);
+  dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
+  dup2(open(out.c_str(), O_WRONLY | O_TRUNC), STDOUT_FILENO);
+  dup2(open(err.c_str(), O_WRONLY | O_TRUNC), STDERR_FILENO);
+  std::vector<char*> argv;
+  for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  execvp(argv[0], argv.data());
+  _exit(127);
+}
+
+}  // namespace
+
+CommandLine Polystrate(const CommandLine& arguments) {
+  CommandLine command = {POLYSTRATE_BINARY};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return command;
+}
+
+CommandLine Mpirun(int ranks, const CommandLine& command) {
+  CommandLine line = {"mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none",
+                      "-np",    std::to_string(ranks)};
+  line.insert(line.end(), command.begin(), command.end());
+  return line;
+}
+
+Process::Process(const CommandLine& command) : out_path_(TempFile()), err_path_(TempFile()) {
+  pid_ = fork();
+  CHECK_GE(pid_, 0);
+  if (pid_ == 0) Exec(command, out_path_, err_path_);
+  setpgid(pid_, pid_);  // whichever of the two comes first
+}
+
+Process::~Process() {
+  if (!exit_code_.has_value()) {
+    kill(-pid_, SIGKILL);
+    Wait(absl::Seconds(30));
+  }
+  std::filesystem::remove(out_path_);
+  std::filesystem::remove(err_path_);
+}
+
+void Process::Signal(int number) const { kill(pid_, number); }
+
+std::optional<int> Process::Wait(absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (!exit_code_.has_value()) {
+    int status = 0;
+    if (waitpid(pid_, &status, WNOHANG) == pid_) {
+      exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    } else if (absl::Now() >= deadline) {
+      return std::nullopt;
+    } else {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+  }
+  return exit_code_;
+}
+
+std::string Process::Out() const { return ReadWhole(out_path_); }
+std::string Process::Err() const { return ReadWhole(err_path_); }
+
+bool Process::WaitForOutput(const std::string& text, absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (absl::Now() < deadline) {
+    const bool ended = Wait(absl::ZeroDuration()).has_value();
+    if (Out().find(text) != std::string::npos) return true;
+    if (Err().find(text) != std::string::npos) return true;
+    if (ended) return false;
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  return false;
+}
+
+CommandResult RunCommand(const CommandLine& command, absl::Duration timeout) {
+  Process process(command);
+  const std::optional<int> exit_code = process.Wait(timeout);
+  return {exit_code.value_or(-1), process.Out(), process.Err()};
+}
+
+int FreePort() {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  CHECK_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  socklen_t size = sizeof(address);
+  CHECK_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  close(fd);
+  return ntohs(address.sin_port);
+}
+
+std::vector<pid_t> ProcessesWith(const std::string& text) {
+  std::vector<pid_t> pids;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    pid_t pid = 0;
+    if (!absl::SimpleAtoi(entry.path().filename().string(), &pid) || pid == getpid()) continue;
+    std::string command = ReadWhole(absl::StrCat("/proc/", pid, "/cmdline"));
+    std::replace(command.begin(), command.end(), '\0', ' ');
+    if (command.find(text) != std::string::npos) pids.push_back(pid);
+  }
+  return pids;
+}
+
+bool AllGone(const std::string& text, absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (!ProcessesWith(text).empty()) {
+    if (absl::Now() >= deadline) return false;
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  return true;
+}
+
+}  // namespace polystrate
