@@ -49,4 +49,20 @@ size_t FirstInvalidUtf8(std::string_view text) {
   return text.size();
 }
 
+size_t AppendDecodable(std::string_view bytes, std::string& text) {
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const std::string_view rest = bytes.substr(done);
+    const size_t valid = FirstInvalidUtf8(rest);
+    text += rest.substr(0, valid);
+    done += valid;
+    if (done == bytes.size()) break;
+    const Utf8Step step = DecodeUtf8(bytes.substr(done));
+    if (step.status == Utf8Step::kIncomplete) break;
+    text += kReplacement;
+    done += step.num_bytes;
+  }
+  return done;
+}
+
 }  // namespace polystrate

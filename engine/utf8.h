@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace polystrate {
@@ -28,5 +29,9 @@ Utf8Step DecodeUtf8(std::string_view text);
 
 // Offset of the first byte that is not part of valid UTF-8; text.size() when all is valid.
 size_t FirstInvalidUtf8(std::string_view text);
+
+// Appends the text of `bytes` to `text`, U+FFFD in place of what is invalid. Returns how many bytes
+// that was: all but a character at the end that is incomplete.
+size_t AppendDecodable(std::string_view bytes, std::string& text);
 
 }  // namespace polystrate

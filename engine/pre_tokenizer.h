@@ -1,0 +1,54 @@
+// PreTokenizer: cuts normalised text into the words that BPE then encodes one by one.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace polystrate {
+
+// The expression of GPT-2, which ByteLevel uses: contractions, then runs of letters, of digits, of
+// other characters, each with one space before it, then white space without the last of the run.
+extern const char kGpt2Pattern[];
+
+// One regular expression, compiled by PCRE2's JIT. Every match is a word, and so is every stretch
+// between matches ("Isolated" in tokenizer.json). Const and thread-safe.
+//
+// \s, \p{L} and \p{N} mean what they mean to Oniguruma, which `tokenizers` uses: \s is Unicode's
+// White_Space, letters and digits are those of Unicode 16.
+class PreTokenizer {
+ public:
+  // What a search writes to. One thread at a time may use a Scratch; it serves any PreTokenizer.
+  class Scratch {
+   public:
+    Scratch();
+    ~Scratch();
+
+   private:
+    friend class PreTokenizer;
+    struct State;
+    std::unique_ptr<State> state_;
+  };
+
+  // INVALID_ARGUMENT, with the place, when `pattern` is no valid expression.
+  static absl::StatusOr<PreTokenizer> Create(const std::string& pattern);
+  PreTokenizer(PreTokenizer&&) noexcept;
+  PreTokenizer& operator=(PreTokenizer&&) noexcept;
+  ~PreTokenizer();
+
+  // Appends the words of `text` (valid UTF-8) to `words`, as views into it; together they are the
+  // whole text. RESOURCE_EXHAUSTED when the expression backtracks without end on this text.
+  absl::Status Split(std::string_view text, Scratch& scratch,
+                     std::vector<std::string_view>& words) const;
+
+ private:
+  struct Code;
+  explicit PreTokenizer(std::unique_ptr<Code> code);
+  std::unique_ptr<Code> code_;
+};
+
+}  // namespace polystrate

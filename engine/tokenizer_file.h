@@ -1,0 +1,24 @@
+// Reads tokenizer.json (Hugging Face `tokenizers`, version 1.0) into TokenizerParts.
+//
+// Read: model BPE (merges as "a b" or ["a", "b"], ignore_merges); normalizer null or NFC;
+// pre_tokenizer ByteLevel, alone or behind Splits by regular expression (Isolated); decoder
+// ByteLevel; post_processor null, ByteLevel (it only moves offsets), or a TemplateProcessing that
+// adds nothing; added_tokens with all their flags. Sequences of these count as well.
+// Not used: truncation and padding, which are the engine's business; unk_token and fuse_unk, since
+// text that needs a byte outside the vocabulary is refused.
+// Everything else is INVALID_ARGUMENT, by name.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "engine/json.h"
+#include "engine/tokenizer.h"
+
+namespace polystrate {
+
+inline constexpr int64_t kMaxTokenizerFileBytes = int64_t{64} << 20;
+
+// INVALID_ARGUMENT for whatever TokenizerParts could not hold: ids with gaps or listed twice,
+// merges of unknown tokens, values of the wrong type.
+absl::StatusOr<TokenizerParts> ReadTokenizerParts(const JsonView& root);
+
+}  // namespace polystrate
