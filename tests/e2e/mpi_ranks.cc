@@ -1,0 +1,36 @@
+// Run by mpi_test under mpirun: each rank checks the groups it is in and prints what is wrong.
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "tests/testing/communicator_checks.h"
+
+int main(int argc, char** argv) {
+  using namespace polystrate;
+  if (argc != 3) return 2;
+  auto session = MpiSession::Start();
+  if (!session.ok()) return 1;
+  const Topology topology({std::atoi(argv[1]), std::atoi(argv[2])}, (*session)->rank());
+  ProcessGroups groups = (*session)->MakeGroups(topology);
+
+  std::string fault;
+  auto check = [&](const char* what, const std::string& found) {
+    if (!found.empty()) fault += std::string(what) + ": " + found + "\n";
+  };
+  if (groups.tp->rank() != topology.tp_rank() || groups.tp->size() != topology.config.tp_size) {
+    check("tp", "wrong ranks");
+  }
+  if (groups.pp->rank() != topology.pp_rank() || groups.pp->size() != topology.config.pp_size) {
+    check("pp", "wrong ranks");
+  }
+  check("tp", CheckCommunicator(*groups.tp));
+  check("pp", CheckCommunicator(*groups.pp));
+  check("control", CheckCommunicator(*groups.control));
+  check("tokens", CheckCommunicator(*groups.tokens));
+  ControlChannel control(topology, groups);
+  check("control channel", CheckControlChannel(control, topology));
+  std::fputs(fault.c_str(), stderr);
+  std::printf("rank %d done\n", topology.rank);
+  return fault.empty() ? 0 : 1;
+}
