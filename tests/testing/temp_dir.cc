@@ -23,6 +23,10 @@ TempDir::~TempDir() {
 }
 
 void WriteFile(const std::string& path, absl::string_view bytes) {
+  // ext4 takes a file that is truncated and written again for a careless save and flushes it to
+  // disk at once: milliseconds, where a new file takes microseconds.
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   file.close();
