@@ -123,8 +123,8 @@ struct SampleRow {
   uint64_t position = 0;
 };
 struct SampleResult {
-  int32_t token_id =
-      -1;                // -1: the row holds a NaN, +infinity or nothing finite; the caller ends that request
+  // -1: the row holds a NaN, +infinity or nothing finite; the caller ends that request.
+  int32_t token_id = -1;
   float logprob = 0.0f;  // log softmax of the unscaled, unfiltered logits at token_id
 };
 // logits: [num_rows, >= vocab_size] float32 (columns from vocab_size on are padding); one row and
