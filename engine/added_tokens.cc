@@ -51,7 +51,7 @@ size_t SkipSpaceBackward(std::string_view text, size_t at, size_t limit) {
     if (!IsSpace(step.code_point)) break;
     at -= step.num_bytes;
   }
-  return std::max(at, limit);
+  return at;
 }
 
 }  // namespace
@@ -88,11 +88,8 @@ void AddedTokens::Split(std::string_view text, std::vector<TextPiece>& pieces) c
   size_t space_end = 0;  // end of the white space that the last rstrip went over
   size_t i = 0;
   while (i < text.size()) {
-    if (!starts_token_[static_cast<unsigned char>(text[i])]) {
-      ++i;
-      continue;
-    }
-    const Match match = LongestAt(text, i);
+    const Match match =
+        starts_token_[static_cast<unsigned char>(text[i])] ? LongestAt(text, i) : Match();
     if (match.end == 0) {
       ++i;
       continue;
@@ -105,16 +102,16 @@ void AddedTokens::Split(std::string_view text, std::vector<TextPiece>& pieces) c
         (EndsWithWord(text.substr(0, begin)) || StartsWithWord(text.substr(end)))) {
       continue;
     }
-    if (token.lstrip) begin = SkipSpaceBackward(text, begin, std::min(done, begin));
+    // A match may start inside the white space that the rstrip before it went over. As in
+    // `tokenizers` it counts all the same, unless its own lstrip leaves nothing of it.
+    if (token.lstrip) begin = begin > done ? SkipSpaceBackward(text, begin, done) : done;
     if (token.rstrip) {
       // Without `space_end` a run of white space full of such tokens would be walked once for each.
       if (end >= space_end) space_end = SkipSpaceForward(text, end);
       end = std::max(end, space_end);
     }
     if (done < begin) pieces.push_back({text.substr(done, begin - done)});
-    // As in `tokenizers`, a match inside the white space that an rstrip went over counts as well,
-    // and the text goes on behind it.
-    pieces.push_back({text.substr(begin, end - begin), token.id});
+    if (begin < end) pieces.push_back({text.substr(begin, end - begin), token.id});
     done = end;
   }
   if (done < text.size()) pieces.push_back({text.substr(done)});

@@ -58,6 +58,8 @@ Tokenizer::Tokenizer(TokenizerParts parts, Bpe bpe, std::vector<PreTokenizer> pr
       }
       std::string storage;
       added.content = std::string(Normalize(normalization_, added.content, storage));
+      tokens_[static_cast<size_t>(added.id)].bytes =
+          AlphabetToBytes(added.content).value_or(added.content);
       added_normalized_.Add(added);
     }
   }
