@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <functional>
 #include <ostream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "tests/testing/expect_status.h"
+#include "tests/testing/golden.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
 
@@ -243,6 +246,146 @@ TEST_P(WeightsStorageTest, EveryRankHoldsItsShare) {
 
 INSTANTIATE_TEST_SUITE_P(All, WeightsStorageTest, testing::ValuesIn(StorageCases()),
                          [](const auto& param) { return param.param.name; });
+
+absl::StatusOr<StageWeights> LoadTiny(const TinyModelSpec& spec,
+                                      const ParallelConfig& parallel = {},
+                                      DType dtype = DType::kFloat32) {
+  const TempDir dir;
+  WriteTinyModel(dir.path(), spec);
+  return Load(dir.path(), Topology(parallel, 0), dtype);
+}
+
+TinyModelSpec Mlkv() {
+  TinyModelSpec spec;
+  spec.num_kv_heads = 1;
+  spec.num_kv_layers = 2;
+  return spec;
+}
+
+TEST(WeightsTest, DeadTensorsOfAnyShapeMakeNoDifference) {
+  for (const auto dead :
+       {TinyModelSpec::DeadTensors::kNan, TinyModelSpec::DeadTensors::kWrongShape}) {
+    TinyModelSpec spec = Mlkv();
+    spec.dead_kv = dead;
+    CheckWorld(spec, {2, 2}, DType::kFloat32);
+  }
+}
+
+TEST(WeightsTest, TensorsOfOtherModelsMakeNoDifference) {
+  TinyModelSpec spec = Mlkv();
+  spec.edit = [](std::vector<StoredTensor>* tensors) {
+    tensors->push_back({"gpt_neox.layers.0.attention.rotary_emb.cos", "F64", {1}, "12345678"});
+    tensors->push_back({"gpt_neox.layers.99.mlp.dense_h_to_4h.weight", "U8", {0}, ""});
+  };
+  CheckWorld(spec, {1, 1}, DType::kFloat32);
+}
+
+TEST(WeightsTest, BytesAreThoseOfTheShare) {
+  const auto weights = LoadTiny(Mlkv(), {2, 1}, DType::kBFloat16);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  // bfloat16 matrices: 48 of 96 rows twice; per layer query 24 x 48, dense 48 x 24, two of 64 x 48
+  // for the MLP's 100 rows; K and V of one head in two owners. float32 norms and biases.
+  const int64_t matrices = 2 * 48 * 48 + 4 * (2 * 24 * 48 + 2 * 64 * 48) + 2 * 2 * 8 * 48;
+  const int64_t vectors = 9 * 2 * 48 + 4 * (24 + 48 + 64 + 48) + 2 * 2 * 8;
+  const int64_t exact = 2 * matrices + 4 * vectors;
+  EXPECT_GE(weights->num_bytes(), exact);
+  EXPECT_LT(weights->num_bytes(), exact + 64 * 50);  // every tensor begins on a cache line
+}
+
+TEST(WeightsTest, GoldenCheckpointsLoad) {
+  for (const std::string& file : GoldenFiles()) {
+    const TempDir dir;
+    const Golden golden = ReadGolden(file);
+    if (golden.tensors.at("gpt_neox.embed_in.weight")[0] > 1000) continue;  // large, nothing else
+    WriteGoldenModel(dir.path(), golden);
+    const auto weights = Load(dir.path(), Topology({1, 2}, 1), DType::kFloat32);
+    EXPECT_TRUE(weights.ok()) << file << ": " << weights.status();
+  }
+}
+
+// An edit that changes the one tensor whose name is given.
+auto Edit(const std::string& name, std::function<void(StoredTensor*)> change) {
+  return [=](std::vector<StoredTensor>* tensors) {
+    int found = 0;
+    for (StoredTensor& tensor : *tensors) {
+      if (tensor.name != name) continue;
+      change(&tensor);
+      ++found;
+    }
+    ASSERT_EQ(found, 1) << name;
+  };
+}
+auto Rename(const std::string& name) {
+  return Edit(name, [](StoredTensor* tensor) { tensor->name += "_"; });
+}
+auto Reshape(const std::string& name, std::vector<int64_t> shape) {
+  return Edit(name, [=](StoredTensor* tensor) { tensor->shape = shape; });
+}
+auto Retype(const std::string& name, const std::string& dtype) {
+  return Edit(name, [=](StoredTensor* tensor) { tensor->dtype = dtype; });
+}
+
+TEST(WeightsTest, MissingTensorsAreNamed) {
+  const std::string layer = "gpt_neox.layers.2.";
+  for (const std::string& name :
+       {std::string("gpt_neox.embed_in.weight"), layer + "input_layernorm.weight",
+        layer + "post_attention_layernorm.bias", layer + "attention.query.weight",
+        layer + "attention.key.bias", layer + "attention.value.weight",
+        layer + "attention.dense.bias", layer + "mlp.dense_h_to_4h.bias",
+        layer + "mlp.dense_4h_to_h.weight", std::string("gpt_neox.final_layer_norm.weight"),
+        std::string("embed_out.weight")}) {
+    TinyModelSpec spec = Mlkv();
+    spec.edit = Rename(name);
+    EXPECT_TRUE(Fails(LoadTiny(spec).status(), absl::StatusCode::kNotFound,
+                      "tensor '" + name + "' is missing from "));
+  }
+}
+
+TEST(WeightsTest, BadTensorsAreNamed) {
+  TinyModelSpec fused;
+  fused.fused_qkv = true;
+  struct Case {
+    TinyModelSpec spec;
+    std::function<void(std::vector<StoredTensor>*)> edit;
+    std::string message;
+  };
+  const std::string query = "gpt_neox.layers.0.attention.query.weight";
+  const std::string value = "gpt_neox.layers.2.attention.value.weight";
+  const std::string fused_name = "gpt_neox.layers.1.attention.query_key_value.weight";
+  const Case cases[] = {
+      {Mlkv(), Reshape(query, {24, 96}),
+       "has shape [24, 96]; by config.json it should be [48, 48]"},
+      {Mlkv(), Reshape(query, {48 * 48}), "has shape [2304]; by config.json it should be [48, 48]"},
+      {Mlkv(), Reshape(value, {48, 8}), "tensor '" + value + "' in "},
+      {Mlkv(), Reshape("gpt_neox.embed_in.weight", {48, 96}), "it should be [96, 48]"},
+      {Mlkv(), Retype(value, "I32"), "is stored as I32; a weight must be F32, F16 or BF16"},
+      {fused, Reshape(fused_name, {48, 144}), "has shape [48, 144]; by config.json it should be "},
+      {Mlkv(),
+       [](std::vector<StoredTensor>* tensors) {
+         for (StoredTensor& t : *tensors)
+           if (t.name.rfind("gpt_neox.", 0) == 0) t.name = t.name.substr(9);
+       },
+       "this is a GPTNeoXModel without its LM head"},
+      {Mlkv(),
+       [](std::vector<StoredTensor>* tensors) {
+         for (StoredTensor& t : *tensors)
+           t.name =
+               absl::StrReplaceAll(t.name, {{"attention.query.", "attention.query_key_value."}});
+       },
+       "by config.json num_key_value_heads is 1"}};
+  for (const Case& c : cases) {
+    TinyModelSpec spec = c.spec;
+    spec.edit = c.edit;
+    EXPECT_TRUE(Fails(LoadTiny(spec).status(), absl::StatusCode::kInvalidArgument, c.message));
+  }
+}
+
+TEST(WeightsTest, WhatCannotBeDoneIsRefused) {
+  const absl::StatusCode invalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_TRUE(Fails(LoadTiny(Mlkv(), {4, 1}).status(), invalid, "--tp 4 does not divide"));
+  EXPECT_TRUE(Fails(LoadTiny(Mlkv(), {}, DType::kFloat16).status(), invalid,
+                    "weights cannot be held in float16"));
+}
 
 }  // namespace
 }  // namespace polystrate
