@@ -117,14 +117,21 @@ struct PreTokenizer::Scratch::State {
   // One pair of offsets: groups inside the expression are not asked for.
   pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
   pcre2_match_context* context = pcre2_match_context_create(nullptr);
-  pcre2_jit_stack* stack = pcre2_jit_stack_create(size_t{32} << 10, kMaxJitStack, nullptr);
+  pcre2_jit_stack* stack = nullptr;
+
+  // True when there was only PCRE2's own 32 KiB so far, and there is a larger stack now. Few
+  // expressions need one, and it takes longer to make than a short text to split.
+  bool GrowStack() {
+    if (stack != nullptr) return false;
+    stack = pcre2_jit_stack_create(size_t{64} << 10, kMaxJitStack, nullptr);
+    pcre2_jit_stack_assign(context, nullptr, stack);
+    return stack != nullptr;
+  }
 };
 
 PreTokenizer::Scratch::Scratch() : state_(std::make_unique<State>()) {
   CHECK(state_->data != nullptr && state_->context != nullptr);
   pcre2_set_match_limit(state_->context, kMatchLimit);
-  // Without a stack of its own (no JIT) it stays null, and PCRE2 ignores it.
-  pcre2_jit_stack_assign(state_->context, nullptr, state_->stack);
 }
 
 PreTokenizer::Scratch::~Scratch() {
@@ -142,6 +149,7 @@ absl::Status PreTokenizer::Split(std::string_view text, Scratch& scratch,
   while (search < text.size()) {
     const int result = pcre2_match(code_->code, subject, text.size(), search, PCRE2_NO_UTF_CHECK,
                                    scratch.state_->data, scratch.state_->context);
+    if (result == PCRE2_ERROR_JIT_STACKLIMIT && scratch.state_->GrowStack()) continue;
     if (result == PCRE2_ERROR_NOMATCH) break;
     if (result < 0) {
       return absl::ResourceExhaustedError(absl::StrFormat(
