@@ -68,10 +68,10 @@ TEST(TinyModelTest, FusedRowsAreQueryKeyValueHeadByHead) {
 TEST(SafetensorsWriterTest, HalvesRoundToNearestEven) {
   const std::vector<float> values = {
       0.0f,     -0.0f,    1.0f,       1.00048828125f, 1.00146484375f, 65519.9f,    65520.0f,
-      0x1p-24f, 0x1p-25f, 0x1.8p-24f, 0x1p-14f,       -2.5f,          0x1.ffcp-15f};
+      0x1p-24f, 0x1p-25f, 0x1.8p-24f, 0x1p-14f,       -2.5f,          0x1.ff8p-15f};
   const std::vector<float> expected = {0.0f,     -0.0f,    1.0f,        1.0f, 1.001953125f,
                                        65504.0f, INFINITY, 0x1p-24f,    0.0f, 0x1p-23f,
-                                       0x1p-14f, -2.5f,    0x1.ffcp-15f};
+                                       0x1p-14f, -2.5f,    0x1.ff8p-15f};
   EXPECT_EQ(DecodeFloats(EncodeFloats(values, "F16"), "F16"), expected);
 }
 
