@@ -1,0 +1,103 @@
+#include "rpc/client.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "health.grpc.pb.h"
+#include "rpc/convert.h"
+
+namespace polystrate {
+namespace {
+
+constexpr int kMaxMessageBytes = 64 << 20;
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& target) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  arguments.SetMaxSendMessageSize(kMaxMessageBytes);
+  // An engine that is being started is tried often; gRPC's own back-off grows to two minutes.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
+  // Engines are near; a proxy that the environment names for the web does not lead to them.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+}
+
+absl::Status CancelledStatus() { return absl::CancelledError("cancelled"); }
+
+}  // namespace
+
+class EngineClient::Running {
+ public:
+  Running(EngineClient& client, absl::Time deadline) : client_(client) {
+    if (deadline != absl::InfiniteFuture()) context_.set_deadline(absl::ToChronoTime(deadline));
+    absl::MutexLock lock(&client_.mutex_);
+    client_.running_ = &context_;
+    if (client_.cancelled_) context_.TryCancel();
+  }
+  ~Running() {
+    absl::MutexLock lock(&client_.mutex_);
+    client_.running_ = nullptr;
+  }
+  grpc::ClientContext* context() { return &context_; }
+
+ private:
+  EngineClient& client_;
+  grpc::ClientContext context_;
+};
+
+EngineClient::EngineClient(const std::string& target)
+    : target_(target), channel_(Connect(target)) {}
+
+absl::Status EngineClient::CheckServing(absl::Duration timeout) {
+  Running running(*this, absl::Now() + timeout);
+  grpc::health::v1::HealthCheckResponse response;
+  const grpc::Status status = grpc::health::v1::Health::NewStub(channel_)->Check(
+      running.context(), grpc::health::v1::HealthCheckRequest(), &response);
+  if (!status.ok()) return FromGrpc(status);
+  if (response.status() == grpc::health::v1::HealthCheckResponse::SERVING) return absl::OkStatus();
+  return absl::UnavailableError("it answers, but NOT_SERVING (it is starting or draining)");
+}
+
+absl::Status EngineClient::WaitForServing(absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (true) {
+    const absl::Duration left = deadline - absl::Now();
+    const absl::Status status =
+        CheckServing(std::clamp(left, absl::Milliseconds(100), absl::Seconds(2)));
+    if (status.ok()) return status;
+    if (absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(absl::StrCat(target_, " is not serving after ",
+                                                      absl::FormatDuration(timeout), ": ",
+                                                      std::string(status.message())));
+    }
+    absl::MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout(absl::Condition(&cancelled_), absl::Milliseconds(100));
+    if (cancelled_) return CancelledStatus();
+  }
+}
+
+absl::Status EngineClient::Generate(const pb::GenerateRequest& request, const OnEvent& on_event,
+                                    absl::Time deadline) {
+  Running running(*this, deadline);
+  auto stream = pb::Inference::NewStub(channel_)->Generate(running.context(), request);
+  absl::Status end = absl::InternalError("the stream ended without its last event");
+  pb::GenerateResponse event;
+  while (stream->Read(&event)) {
+    if (event.has_finished()) end = absl::OkStatus();
+    if (event.has_error()) end = FromWire(event.error());
+    on_event(event);
+  }
+  const grpc::Status status = stream->Finish();
+  return status.ok() ? end : FromGrpc(status);
+}
+
+void EngineClient::Cancel() {
+  absl::MutexLock lock(&mutex_);
+  cancelled_ = true;
+  if (running_ != nullptr) running_->TryCancel();
+}
+
+}  // namespace polystrate

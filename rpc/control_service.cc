@@ -1,0 +1,174 @@
+#include "rpc/control_service.h"
+
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "kernels/core/status.h"
+#include "rpc/convert.h"
+
+namespace polystrate {
+namespace {
+
+// The revision of the public protocol that openengine.proto follows, and the commit of its
+// repository.
+constexpr uint32_t kSchemaRevision = 1;
+constexpr char kSchemaRelease[] = "4def7c5";
+
+grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+std::string RandomInstanceId() {
+  std::random_device device;
+  return absl::StrFormat("%08x%08x", device(), device());
+}
+
+void FillGeneration(pb::GenerationCapabilities* generation) {
+  generation->mutable_prompt_logprobs()->set_supported(true);
+  generation->mutable_output_logprobs()->set_supported(true);
+  generation->mutable_guided_decoding()->set_supported(false);
+  generation->set_max_num_sequences(1);
+  generation->set_supports_priority(false);
+  generation->set_supports_stop_in_output(false);
+  generation->set_supports_cache_salt(false);
+  generation->set_supports_prefix_cache_bypass(false);
+}
+
+absl::Status CheckHealthRequest(const pb::HealthRequest& request, const std::string& model_id) {
+  RETURN_IF_ERROR(CheckModel(request.model(), model_id));
+  if (request.include_inference_probe()) {
+    return absl::UnimplementedError("include_inference_probe is not supported");
+  }
+  if (request.role() != pb::ENGINE_ROLE_UNSPECIFIED &&
+      request.role() != pb::ENGINE_ROLE_AGGREGATED) {
+    return absl::UnimplementedError("role other than ENGINE_ROLE_AGGREGATED is not supported");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AbortTarget(Engine& engine, const pb::AbortRequest& request,
+                         pb::AbortResponse* response) {
+  response->set_status(pb::ABORT_STATUS_ABORTED);
+  switch (request.target_case()) {
+    case pb::AbortRequest::kRequestId:
+      if (!engine.Cancel(request.request_id()).ok()) {
+        response->set_status(pb::ABORT_STATUS_ALREADY_FINISHED);
+        response->set_message("no live request has this id");
+      }
+      return absl::OkStatus();
+    case pb::AbortRequest::kAllRequests:
+      engine.CancelAll();
+      return absl::OkStatus();
+    case pb::AbortRequest::kKvSession:
+      return absl::UnimplementedError("kv_session is not supported");
+    case pb::AbortRequest::TARGET_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("one of request_id and all_requests must be set");
+}
+
+}  // namespace
+
+ControlService::ControlService(Engine& engine)
+    : engine_(engine), instance_id_(RandomInstanceId()) {}
+
+grpc::ServerUnaryReactor* ControlService::GetServerInfo(grpc::CallbackServerContext* context,
+                                                        const pb::GetServerInfoRequest* /*request*/,
+                                                        pb::ServerInfo* response) {
+  const EngineOptions& options = engine_.options();
+  response->set_engine_name("polystrate");
+  response->set_engine_version(POLYSTRATE_VERSION);
+  response->set_engine_role(pb::ENGINE_ROLE_AGGREGATED);
+  response->set_instance_id(instance_id_);
+  response->add_supported_models(options.model_id);
+  response->set_schema_revision(kSchemaRevision);
+  response->set_minimum_client_revision(kSchemaRevision);
+  response->set_schema_release(kSchemaRelease);
+  response->mutable_kv_connector()->set_enabled(false);
+
+  pb::ParallelismInfo& parallelism = *response->mutable_parallelism();
+  parallelism.set_tensor_parallel_size(options.parallel.tp_size);
+  parallelism.set_pipeline_parallel_size(options.parallel.pp_size);
+  parallelism.set_data_parallel_size(1);
+  parallelism.set_data_parallel_rank(0);
+  parallelism.set_data_parallel_start_rank(0);
+  parallelism.set_decode_context_parallel_size(1);
+
+  pb::DeploymentCapacity& capacity = *response->mutable_capacity();
+  capacity.set_kv_block_size(static_cast<uint32_t>(options.block_size));
+  capacity.set_total_kv_blocks(options.num_blocks);
+  capacity.set_max_running_requests(options.max_num_seqs);
+  capacity.set_max_batched_tokens(options.max_num_batched_tokens);
+  capacity.set_max_loras(0);
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* ControlService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                       const pb::GetModelInfoRequest* request,
+                                                       pb::ModelInfo* response) {
+  const EngineOptions& options = engine_.options();
+  const absl::Status status = CheckModel(request->model(), options.model_id);
+  if (!status.ok()) return Reply(context, status);
+  response->set_model_id(options.model_id);
+  response->set_served_model_name(options.model_id);
+  response->set_max_context_length(static_cast<uint32_t>(options.max_model_len));
+  // A prompt has a token at least.
+  response->set_max_output_tokens(static_cast<uint32_t>(options.max_model_len - 1));
+  response->set_supports_text_input(engine_.tokenizer() != nullptr);
+  response->set_supports_token_ids_input(true);
+  FillGeneration(response->mutable_generation());
+  response->set_supports_lora(false);
+  response->set_supports_multimodal(false);
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* ControlService::GetLoad(grpc::CallbackServerContext* context,
+                                                  const pb::GetLoadRequest* request,
+                                                  pb::LoadInfo* response) {
+  const EngineLoad load = engine_.load();
+  response->set_instance_id(instance_id_);
+  response->set_timestamp_unix_nanos(absl::GetCurrentTimeNanos());
+  response->set_running_requests(static_cast<uint32_t>(load.running_requests));
+  response->set_queued_requests(static_cast<uint32_t>(load.queued_requests));
+  response->set_active_kv_sessions(0);
+  response->set_used_kv_blocks(load.used_blocks);
+  response->set_total_kv_blocks(load.total_blocks);
+  response->set_running_tokens(load.running_tokens);
+  response->set_waiting_tokens(load.waiting_tokens);
+  if (request->include_per_rank()) {
+    pb::RankLoadInfo& rank = *response->add_ranks();
+    rank.set_data_parallel_rank(0);
+    rank.set_running_requests(response->running_requests());
+    rank.set_queued_requests(response->queued_requests());
+    rank.set_used_kv_blocks(load.used_blocks);
+    rank.set_total_kv_blocks(load.total_blocks);
+  }
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* ControlService::Health(grpc::CallbackServerContext* context,
+                                                 const pb::HealthRequest* request,
+                                                 pb::HealthResponse* response) {
+  const absl::Status status = CheckHealthRequest(*request, engine_.options().model_id);
+  if (!status.ok()) return Reply(context, status);
+  response->set_state(ToWire(engine_.state()));
+  pb::HealthCheck& grpc_check = *response->add_checks();
+  grpc_check.set_name("grpc");
+  grpc_check.set_state(pb::HEALTH_STATE_READY);
+  pb::HealthCheck& model_check = *response->add_checks();
+  model_check.set_name("model");
+  model_check.set_state(response->state());
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* ControlService::Abort(grpc::CallbackServerContext* context,
+                                                const pb::AbortRequest* request,
+                                                pb::AbortResponse* response) {
+  return Reply(context, AbortTarget(engine_, *request, response));
+}
+
+}  // namespace polystrate

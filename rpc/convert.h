@@ -1,0 +1,43 @@
+// Between the wire (openengine.v1) and the engine's own words. Pure functions.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "engine/request.h"
+#include "openengine.grpc.pb.h"
+
+namespace polystrate {
+
+class Tokenizer;
+namespace pb = openengine::v1;
+
+// What a client asked for: the engine's part, and what the stream should carry.
+struct GenerateCall {
+  GenerationRequest request;
+  bool output_logprobs = false;
+};
+
+// UNIMPLEMENTED names a field that is set and not supported (one that is set to what its absence
+// means is fine), INVALID_ARGUMENT one that is out of range, NOT_FOUND a model that is not served
+// here. Ranges that only the engine knows are left to Engine::Submit. `tokenizer` may be null: text
+// prompts are refused then.
+absl::StatusOr<GenerateCall> FromWire(const pb::GenerateRequest& wire, const std::string& model_id,
+                                      const Tokenizer* tokenizer);
+// OK when `model` is empty or the one that is served.
+absl::Status CheckModel(const std::string& model, const std::string& model_id);
+
+void ToWire(const TokenInfo& token, bool with_logprob, pb::TokenInfo* wire);
+void ToWire(const Finished& finished, pb::GenerationFinished* wire);
+void ToWire(const RequestUsage& usage, pb::Usage* wire);
+void ToWire(const absl::Status& status, pb::EngineError* wire);
+absl::Status FromWire(const pb::EngineError& wire);
+pb::HealthState ToWire(EngineState state);
+
+// Codes are the same numbers. Messages are cut to a size that fits HTTP/2 trailers.
+grpc::Status ToGrpc(const absl::Status& status);
+absl::Status FromGrpc(const grpc::Status& status);
+
+}  // namespace polystrate

@@ -1,0 +1,180 @@
+#include "rpc/generate_reactor.h"
+
+#include <cmath>
+#include <utility>
+
+namespace polystrate {
+
+GenerateReactor* GenerateReactor::Start(Engine& engine, grpc::CallbackServerContext* context,
+                                        absl::StatusOr<GenerateCall> call) {
+  auto* reactor = new GenerateReactor(engine);
+  if (!call.ok()) {
+    reactor->Finish(ToGrpc(call.status()));
+    return reactor;
+  }
+  context->AddInitialMetadata("openengine-request-id", call->request.request_id);
+  reactor->Submit(*std::move(call));
+  return reactor;
+}
+
+void GenerateReactor::Submit(GenerateCall call) {
+  request_id_ = call.request.request_id;
+  output_logprobs_ = call.output_logprobs;
+  if (call.request.prompt_logprobs) prompt_ = call.request.prompt;
+  usage_.prompt_tokens = static_cast<int64_t>(call.request.prompt.size());
+  // Before Submit, because the engine may have finished by the time it returns.
+  owners_ = 2;
+  SetLive(true);
+  const absl::Status status = engine_.Submit(std::move(call.request), this);
+  if (status.ok()) {
+    StartSendInitialMetadata();  // accepted: the client learns so before the first token
+  } else {
+    SetLive(false);
+    owners_ = 1;
+    Finish(ToGrpc(status));
+  }
+}
+
+void GenerateReactor::SetLive(bool live) {
+  absl::MutexLock lock(&mutex_);
+  live_ = live;
+}
+
+pb::GenerateResponse& GenerateReactor::NewEvent() {
+  pb::GenerateResponse& event = events_.emplace_back();
+  event.set_request_id(request_id_);
+  return event;
+}
+
+pb::TokenOutput& GenerateReactor::Tokens() {
+  if (events_.empty() || !events_.back().has_token()) {
+    NewEvent().mutable_token()->set_output_index(0);
+  }
+  return *events_.back().mutable_token();
+}
+
+void GenerateReactor::End(const grpc::Status& status) {
+  if (!end_.has_value()) end_ = status;
+}
+
+void GenerateReactor::OnPrompt(const std::vector<float>& logprobs) {
+  {
+    absl::MutexLock lock(&mutex_);
+    pb::PromptOutput& prompt = *NewEvent().mutable_prompt();
+    for (size_t i = 0; i < logprobs.size(); ++i) {
+      pb::TokenInfo& token = *prompt.add_tokens();
+      token.set_token_id(static_cast<uint32_t>(prompt_[i]));
+      if (!std::isnan(logprobs[i])) token.set_logprob(logprobs[i]);
+    }
+  }
+  Advance();
+}
+
+void GenerateReactor::OnToken(const TokenInfo& token) {
+  ++usage_.completion_tokens;
+  {
+    absl::MutexLock lock(&mutex_);
+    pb::TokenOutput& output = Tokens();
+    ToWire(token, output_logprobs_, output.add_tokens());
+    output.mutable_text()->append(token.text);
+  }
+  Advance();
+}
+
+void GenerateReactor::OnFinished(const Finished& finished) {
+  {
+    absl::MutexLock lock(&mutex_);
+    live_ = false;
+    if (!finished.text.empty()) Tokens().mutable_text()->append(finished.text);
+    pb::GenerateResponse& event = NewEvent();
+    ToWire(finished, event.mutable_finished());
+    ToWire(finished.usage, event.mutable_usage());
+    End(grpc::Status::OK);
+  }
+  Advance();
+  Release();
+}
+
+void GenerateReactor::OnError(const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    live_ = false;
+    const bool of_the_stream = status.code() == absl::StatusCode::kUnavailable ||
+                               status.code() == absl::StatusCode::kDeadlineExceeded ||
+                               status.code() == absl::StatusCode::kCancelled;
+    if (of_the_stream) {
+      End(ToGrpc(status));
+    } else {
+      pb::GenerateResponse& event = NewEvent();
+      ToWire(status, event.mutable_error());
+      ToWire(usage_, event.mutable_usage());
+      End(grpc::Status::OK);
+    }
+  }
+  Advance();
+  Release();
+}
+
+void GenerateReactor::OnSendInitialMetadataDone(bool ok) { OperationDone(ok); }
+
+void GenerateReactor::OnWriteDone(bool ok) { OperationDone(ok); }
+
+void GenerateReactor::OperationDone(bool ok) {
+  {
+    absl::MutexLock lock(&mutex_);
+    busy_ = false;
+    if (!ok) {  // the client is gone; OnCancel tells the engine
+      events_.clear();
+      End(grpc::Status(grpc::StatusCode::CANCELLED, "the stream is broken"));
+    }
+  }
+  Advance();
+}
+
+// The deadline has passed, the client has cancelled or gone, or the server shuts down. The client
+// has its status already, so what still waits is of no use; the engine frees the request's blocks
+// at its next step.
+void GenerateReactor::OnCancel() {
+  bool cancel = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    events_.clear();
+    End(grpc::Status(grpc::StatusCode::CANCELLED, "the call was cancelled"));
+    cancel = live_;
+  }
+  // NOT_FOUND: it has just ended by itself.
+  if (cancel) engine_.Cancel(request_id_).IgnoreError();
+  Advance();
+}
+
+void GenerateReactor::Advance() {
+  std::optional<grpc::Status> end;
+  const pb::GenerateResponse* event = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (busy_) return;
+    if (!events_.empty()) {
+      writing_ = std::move(events_.front());
+      events_.pop_front();
+      event = &writing_;
+    } else if (end_.has_value()) {
+      end = end_;
+    } else {
+      return;
+    }
+    busy_ = true;  // for good, when this is the end
+  }
+  if (event != nullptr) {
+    StartWrite(event);
+  } else {
+    Finish(*end);
+  }
+}
+
+void GenerateReactor::OnDone() { Release(); }
+
+void GenerateReactor::Release() {
+  if (--owners_ == 0) delete this;
+}
+
+}  // namespace polystrate

@@ -1,0 +1,77 @@
+#include "rpc/server.h"
+
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "kernels/core/status.h"
+#include "rpc/listen_address.h"
+
+namespace polystrate {
+namespace {
+
+constexpr int kMaxMessageBytes = 64 << 20;
+
+void SetChannelArguments(grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder->SetMaxSendMessageSize(kMaxMessageBytes);
+  // Two servers on a port would share its clients by chance.
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A peer that vanished without a word is noticed within 40 s, streams or none.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Gateways ping every 30 s; gRPC's default of 300 s would have them thrown out.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+}
+
+}  // namespace
+
+RpcServer::RpcServer(Engine& engine) : inference_(engine), control_(engine) {}
+
+RpcServer::~RpcServer() { Shutdown(absl::Now()); }
+
+absl::Status RpcServer::Start(const std::string& address) {
+  ASSIGN_OR_RETURN(const ListenAddress listen, CheckListenAddress(address));
+  // Both are process-wide switches that the builder reads.
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetChannelArguments(&builder);
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+  builder.RegisterService(&inference_);
+  builder.RegisterService(&control_);
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr || port_ == 0) {
+    server_.reset();
+    return absl::UnavailableError(absl::StrCat("gRPC cannot listen on ", address));
+  }
+  if (!listen.loopback) {
+    std::fprintf(stderr,
+                 "warning: %s can be reached from other machines, in plaintext and by anyone; keep "
+                 "it to a network you trust\n",
+                 address.c_str());
+  }
+  SetServing(false);
+  return absl::OkStatus();
+}
+
+void RpcServer::SetServing(bool serving) {
+  if (server_ == nullptr) return;
+  if (serving) inference_.StartAccepting();
+  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+  health->SetServingStatus(serving);  // of "" and of every service that has a status
+  health->SetServingStatus(openengine::v1::Inference::service_full_name(), serving);
+  health->SetServingStatus(openengine::v1::Control::service_full_name(), serving);
+}
+
+void RpcServer::Shutdown(absl::Time deadline) {
+  if (server_ == nullptr) return;
+  server_->GetHealthCheckService()->Shutdown();  // NOT_SERVING, whatever SetServing says later
+  server_->Shutdown(absl::ToChronoTime(deadline));
+  server_->Wait();
+}
+
+}  // namespace polystrate

@@ -1,0 +1,44 @@
+// RpcServer: an engine's gRPC face: Inference, Control, grpc.health.v1 and reflection on one port.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "engine/engine.h"
+#include "grpcpp/grpcpp.h"
+#include "rpc/control_service.h"
+#include "rpc/inference_service.h"
+
+namespace polystrate {
+
+class RpcServer {
+ public:
+  // `engine` must outlive the server, whose streams end when it is destroyed.
+  explicit RpcServer(Engine& engine);
+  ~RpcServer();
+
+  // `address` is HOST:PORT; port 0 takes a free one. Answers from then on, NOT_SERVING at first.
+  // INVALID_ARGUMENT for an address that is none or not this machine's; UNAVAILABLE when the port
+  // is in use. Plaintext: warns when others than this machine can reach it.
+  absl::Status Start(const std::string& address);
+  int port() const { return port_; }
+
+  // What grpc.health.v1 says, of the whole server and of each service. The first `true` also lets
+  // Generate through; call it when every rank has its weights, before Engine::Run, so that who has
+  // seen SERVING is never turned away. Any thread.
+  void SetServing(bool serving);
+
+  // NOT_SERVING; streams may go on until `deadline`, then they are cancelled. Returns when all are
+  // gone. Idempotent.
+  void Shutdown(absl::Time deadline);
+
+ private:
+  InferenceService inference_;
+  ControlService control_;
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+};
+
+}  // namespace polystrate
