@@ -8,7 +8,7 @@ namespace polystrate::cpu {
 namespace {
 
 // From here on oneDNN's blocking wins over reading each weight row once per tile of activations.
-constexpr int64_t kLibraryRows = 17;
+constexpr int64_t kLibraryRows = 33;
 // A task's results stay in the L1 cache until the epilogue has passed over them.
 constexpr int64_t kRowsPerPass = 64;
 constexpr int64_t kColumnsPerTask = 64;

@@ -17,25 +17,31 @@ constexpr int kFewRows = 4;  // up to here the scores are dot products; beyond, 
 
 // c[kRows, kVectors * kLanes] = (accumulate ? c : 0) + a[kRows, k] b[k, ...]
 template <int kRows, int kVectors>
-inline __attribute__((always_inline)) void MultiplyTile(const float* a, int64_t a_stride,
-                                                        const float* b, int64_t b_stride, int k,
-                                                        float* c, int64_t c_stride,
-                                                        bool accumulate) {
+POLYSTRATE_INLINE void MultiplyTile(const float* a, int64_t a_stride, const float* b,
+                                    int64_t b_stride, int k, float* c, int64_t c_stride,
+                                    bool accumulate) {
   Vec acc[kRows][kVectors];
+  POLYSTRATE_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    POLYSTRATE_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       acc[r][v] = accumulate ? Load(c + r * c_stride + v * kLanes) : Zero();
     }
   }
   for (int i = 0; i < k; ++i) {
     Vec column[kVectors];
+    POLYSTRATE_UNROLL
     for (int v = 0; v < kVectors; ++v) column[v] = Load(b + i * b_stride + v * kLanes);
+    POLYSTRATE_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec x = Set(a[r * a_stride + i]);
+      POLYSTRATE_UNROLL
       for (int v = 0; v < kVectors; ++v) acc[r][v] = Fma(x, column[v], acc[r][v]);
     }
   }
+  POLYSTRATE_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    POLYSTRATE_UNROLL
     for (int v = 0; v < kVectors; ++v) Store(c + r * c_stride + v * kLanes, acc[r][v]);
   }
 }
@@ -175,8 +181,10 @@ void TransposeKeys(int count, const Scratch& s) {
   for (int j = 0; j < count; j += kLanes) {
     for (int64_t i = 0; i < s.width; i += kLanes) {
       Vec v[kLanes];
+      POLYSTRATE_UNROLL
       for (int r = 0; r < kLanes; ++r) v[r] = Load(s.key + (j + r) * s.width + i);
       Transpose(v);
+      POLYSTRATE_UNROLL
       for (int r = 0; r < kLanes; ++r) Store(s.key_columns + (i + r) * kKeys + j, v[r]);
     }
   }
@@ -186,9 +194,11 @@ void TransposeKeys(int count, const Scratch& s) {
 void DotScores(const float* query, int count, const Scratch& s, float* scores) {
   for (int j = 0; j < count; j += kLanes) {
     Vec acc[kLanes];
+    POLYSTRATE_UNROLL
     for (int key = 0; key < kLanes; ++key) acc[key] = Zero();
     for (int64_t i = 0; i < s.width; i += kLanes) {
       const Vec q = Load(query + i);
+      POLYSTRATE_UNROLL
       for (int key = 0; key < kLanes; ++key) {
         acc[key] = Fma(q, Load(s.key + (j + key) * s.width + i), acc[key]);
       }

@@ -11,6 +11,7 @@ namespace polystrate::cpu::POLYSTRATE_ISA {
 namespace {
 
 constexpr int kTileWeights = 4;
+constexpr int64_t kPrefetchBytes = 4096;
 constexpr int kTileRows = kLanes / kTileWeights;
 
 template <typename T>
@@ -25,24 +26,32 @@ struct Tile {
 // results[r * kTileWeights + w] = x row r . weight row w. Always inlined: the sums live in
 // registers.
 template <typename T, int kRows, bool kPrefetch>
-inline __attribute__((always_inline)) Vec DotTile(const Tile<T>& tile) {
+POLYSTRATE_INLINE Vec DotTile(const Tile<T>& tile) {
   Vec acc[kLanes];
+  POLYSTRATE_UNROLL
   for (int i = 0; i < kLanes; ++i) acc[i] = Zero();
   int64_t i = 0;
   for (; i + kPacked<T> <= tile.k; i += kPacked<T>) {
+    decltype(LoadPacked(tile.x)) x[kRows];
+    POLYSTRATE_UNROLL
+    for (int r = 0; r < kRows; ++r) x[r] = LoadPacked(tile.x + r * tile.x_stride + i);
+    POLYSTRATE_UNROLL
     for (int w = 0; w < kTileWeights; ++w) {
       const auto weight = LoadPacked(tile.weight[w] + i);
       if constexpr (kPrefetch) Prefetch(tile.weight[w] + i + tile.prefetch);
+      POLYSTRATE_UNROLL
       for (int r = 0; r < kRows; ++r) {
         Vec& sum = acc[r * kTileWeights + w];
-        sum = DotAdd(sum, LoadPacked(tile.x + r * tile.x_stride + i), weight);
+        sum = DotAdd(sum, x[r], weight);
       }
     }
   }
   if (i < tile.k) {
     const int rest = static_cast<int>(tile.k - i);
+    POLYSTRATE_UNROLL
     for (int w = 0; w < kTileWeights; ++w) {
       const auto weight = LoadPackedPartial(tile.weight[w] + i, rest);
+      POLYSTRATE_UNROLL
       for (int r = 0; r < kRows; ++r) {
         Vec& sum = acc[r * kTileWeights + w];
         sum = DotAdd(sum, LoadPackedPartial(tile.x + r * tile.x_stride + i, rest), weight);
@@ -53,7 +62,7 @@ inline __attribute__((always_inline)) Vec DotTile(const Tile<T>& tile) {
 }
 
 template <typename T, bool kPrefetch>
-inline Vec DotTileRows(const Tile<T>& tile, int num_rows) {
+POLYSTRATE_INLINE Vec DotTileRows(const Tile<T>& tile, int num_rows) {
   switch (num_rows) {
     case 1:
       return DotTile<T, 1, kPrefetch>(tile);
@@ -74,7 +83,10 @@ void Dot(const DotTask& task) {
   Tile<T> tile;
   tile.x_stride = task.x_stride;
   tile.k = task.k;
-  tile.prefetch = kTileWeights * task.k;
+  // Whole tiles ahead: far enough to hide the memory's latency behind the arithmetic between.
+  const int64_t tile_elements = kTileWeights * task.k;
+  tile.prefetch =
+      (kPrefetchBytes / static_cast<int64_t>(sizeof(T)) / tile_elements + 1) * tile_elements;
   for (int n = 0; n < task.n; n += kTileWeights) {
     const int num_weights = task.n - n < kTileWeights ? task.n - n : kTileWeights;
     for (int w = 0; w < kTileWeights; ++w) {
@@ -89,6 +101,10 @@ void Dot(const DotTask& task) {
             m == 0 ? DotTileRows<T, true>(tile, num_rows) : DotTileRows<T, false>(tile, num_rows));
       for (int r = 0; r < num_rows; ++r) {
         float* out = task.out + (m + r) * task.out_stride + n;
+        if (num_weights == kTileWeights) {
+          __builtin_memcpy(out, results + r * kTileWeights, kTileWeights * sizeof(float));
+          continue;
+        }
         for (int w = 0; w < num_weights; ++w) out[w] = results[r * kTileWeights + w];
       }
     }

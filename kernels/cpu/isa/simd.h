@@ -10,15 +10,6 @@
 namespace polystrate::cpu::POLYSTRATE_ISA {
 namespace {
 
-// Lane i becomes the sum over lanes of v[i], always in the same order. Destroys v.
-inline Vec TransposeSum(Vec (&v)[kLanes]) {
-  Transpose(v);
-  for (int step = 1; step < kLanes; step *= 2) {
-    for (int i = 0; i + step < kLanes; i += 2 * step) v[i] = Add(v[i], v[i + step]);
-  }
-  return v[0];
-}
-
 // exp(x) to 2 ulp; 0 below -87.3, infinity above 88.4; NaN stays NaN. Cephes' expf.
 inline Vec Exp(Vec x) {
   const Vec kLowest = Set(-87.33654f);

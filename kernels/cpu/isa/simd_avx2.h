@@ -5,6 +5,12 @@
 
 #include <cstdint>
 
+// Arrays of vectors stay in registers only when every loop over them is unrolled and every function
+// they pass through inlined. (A prefetch in a function that is not counts as no effect and
+// vanishes.)
+#define POLYSTRATE_UNROLL _Pragma("GCC unroll 16")
+#define POLYSTRATE_INLINE inline __attribute__((always_inline))
+
 namespace polystrate::cpu::POLYSTRATE_ISA {
 namespace {
 
@@ -115,11 +121,14 @@ inline Vec DotAdd(Vec acc, PackedBf16 a, PackedBf16 b) {
              _mm256_castsi256_ps(_mm256_and_si256(b, high)), acc);
 }
 
-inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+POLYSTRATE_INLINE void Prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
 
 // Transposes 8 x 8: pairs, quadruples, then 128-bit lanes.
-inline void Transpose(Vec (&v)[kLanes]) {
+POLYSTRATE_INLINE void Transpose(Vec (&v)[kLanes]) {
   Vec t[kLanes];
+  POLYSTRATE_UNROLL
   for (int i = 0; i < kLanes; i += 4) {
     const Vec a = _mm256_unpacklo_ps(v[i], v[i + 1]);
     const Vec b = _mm256_unpackhi_ps(v[i], v[i + 1]);
@@ -130,10 +139,27 @@ inline void Transpose(Vec (&v)[kLanes]) {
     t[i + 2] = _mm256_shuffle_ps(b, d, 0x44);
     t[i + 3] = _mm256_shuffle_ps(b, d, 0xee);
   }
+  POLYSTRATE_UNROLL
   for (int i = 0; i < 4; ++i) {
     v[i] = _mm256_permute2f128_ps(t[i], t[i + 4], 0x20);
     v[i + 4] = _mm256_permute2f128_ps(t[i], t[i + 4], 0x31);
   }
+}
+
+// Lane i becomes the sum over lanes of v[i], always in the same order: a transposition that adds as
+// it goes. Destroys v.
+POLYSTRATE_INLINE Vec TransposeSum(Vec (&v)[kLanes]) {
+  POLYSTRATE_UNROLL
+  for (int i = 0; i < kLanes; i += 2) {
+    v[i] = Add(_mm256_unpacklo_ps(v[i], v[i + 1]), _mm256_unpackhi_ps(v[i], v[i + 1]));
+  }
+  POLYSTRATE_UNROLL
+  for (int i = 0; i < kLanes; i += 4) {
+    const __m256d a = _mm256_castps_pd(v[i]), b = _mm256_castps_pd(v[i + 2]);
+    v[i] =
+        Add(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+  }
+  return Add(_mm256_permute2f128_ps(v[0], v[4], 0x20), _mm256_permute2f128_ps(v[0], v[4], 0x31));
 }
 
 }  // namespace

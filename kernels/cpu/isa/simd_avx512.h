@@ -5,6 +5,12 @@
 
 #include <cstdint>
 
+// Arrays of vectors stay in registers only when every loop over them is unrolled and every function
+// they pass through inlined. (A prefetch in a function that is not counts as no effect and
+// vanishes.)
+#define POLYSTRATE_UNROLL _Pragma("GCC unroll 16")
+#define POLYSTRATE_INLINE inline __attribute__((always_inline))
+
 namespace polystrate::cpu::POLYSTRATE_ISA {
 namespace {
 
@@ -73,11 +79,14 @@ inline PackedBf16 LoadPackedPartial(const uint16_t* p, int n) {
 inline Vec DotAdd(Vec acc, Vec a, Vec b) { return Fma(a, b, acc); }
 inline Vec DotAdd(Vec acc, PackedBf16 a, PackedBf16 b) { return _mm512_dpbf16_ps(acc, a, b); }
 
-inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+POLYSTRATE_INLINE void Prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
 
 // Transposes 16 x 16: pairs, quadruples, then 128-bit lanes twice.
-inline void Transpose(Vec (&v)[kLanes]) {
+POLYSTRATE_INLINE void Transpose(Vec (&v)[kLanes]) {
   Vec t[kLanes];
+  POLYSTRATE_UNROLL
   for (int i = 0; i < kLanes; i += 4) {
     const Vec a = _mm512_unpacklo_ps(v[i], v[i + 1]);
     const Vec b = _mm512_unpackhi_ps(v[i], v[i + 1]);
@@ -88,6 +97,7 @@ inline void Transpose(Vec (&v)[kLanes]) {
     t[i + 2] = _mm512_shuffle_ps(b, d, 0x44);
     t[i + 3] = _mm512_shuffle_ps(b, d, 0xee);
   }
+  POLYSTRATE_UNROLL
   for (int i = 0; i < 4; ++i) {
     const Vec a = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88);
     const Vec b = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
@@ -98,6 +108,26 @@ inline void Transpose(Vec (&v)[kLanes]) {
     v[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
     v[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
   }
+}
+
+// Lane i becomes the sum over lanes of v[i], always in the same order: a transposition that adds as
+// it goes. Destroys v.
+POLYSTRATE_INLINE Vec TransposeSum(Vec (&v)[kLanes]) {
+  POLYSTRATE_UNROLL
+  for (int i = 0; i < kLanes; i += 2) {
+    v[i] = Add(_mm512_unpacklo_ps(v[i], v[i + 1]), _mm512_unpackhi_ps(v[i], v[i + 1]));
+  }
+  POLYSTRATE_UNROLL
+  for (int i = 0; i < kLanes; i += 4) {
+    const __m512d a = _mm512_castps_pd(v[i]), b = _mm512_castps_pd(v[i + 2]);
+    v[i] =
+        Add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  const Vec ab =
+      Add(_mm512_shuffle_f32x4(v[0], v[4], 0x88), _mm512_shuffle_f32x4(v[0], v[4], 0xdd));
+  const Vec cd =
+      Add(_mm512_shuffle_f32x4(v[8], v[12], 0x88), _mm512_shuffle_f32x4(v[8], v[12], 0xdd));
+  return Add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
 }
 
 }  // namespace
