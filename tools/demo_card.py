@@ -50,7 +50,7 @@ text, but the checkpoint was chosen by it.
 - {batch_tokens} tokens a step, in sequences of these lengths: {length_shares}.
 - AdamW (0.9, 0.98), weight decay 0.1 on matrices, gradients clipped to 1, warm-up over 100 steps,
   then a cosine to zero. Weights in float32; matrix products take inputs rounded to bfloat16.
-- One CPU thread, {minutes:.0f} minutes up to step {best_step}, the best one.
+- One CPU thread, {minutes:.0f} minutes of processor time up to step {best_step}, the best one.
 - `tools/requirements.txt` has the versions.
 """
 
