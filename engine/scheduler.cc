@@ -127,7 +127,11 @@ void Scheduler::SchedulePrompts(StepPlan* plan) {
     const int64_t budget = options_.max_num_batched_tokens - plan->num_tokens();
     if (budget <= 0 || plan->num_seqs() >= max_seqs) return;
     if (sequence->num_unscheduled() < 2) continue;  // nothing to do, or a decode that has to wait
-    AddChunk(sequence, std::min(budget, sequence->num_unscheduled()), plan);
+    // A token sampled before a preemption may arrive while the prompt is computed again and outgrow
+    // the blocks; it is then left for a decode, which may ask for more.
+    const int64_t room = static_cast<int64_t>(sequence->block_table.size()) * options_.block_size -
+                         sequence->num_scheduled;
+    AddChunk(sequence, std::min({budget, room, sequence->num_unscheduled()}), plan);
   }
 }
 

@@ -178,6 +178,19 @@ void AddInPlace(const Stream& stream, const Tensor& y, const Tensor& x) {
   }
 }
 
+void ConcatColumns(const Stream& stream, const Tensor& parts, const Tensor& out) {
+  CHECK_EQ(parts.rank(), 3);
+  CHECK(parts.contiguous() && parts.dtype() == DType::kFloat32);
+  CheckMatrix(out, parts.dim(1), parts.dim(0) * parts.dim(2));
+  CHECK(out.dtype() == DType::kFloat32);
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::ConcatColumns(stream.cpu(), parts, out);
+    case DeviceType::kCuda:
+      Unavailable("ConcatColumns");
+  }
+}
+
 void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results) {
   CheckLogits(logits, vocab_size, rows.size(), results.size());

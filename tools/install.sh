@@ -7,7 +7,8 @@ packages=(
   ca-certificates cmake ninja-build g++ ccache python3 procps clang-format
   libopenmpi-dev openmpi-bin openssh-client
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
-  libdnnl-dev libpcre2-dev libicu-dev
+  libdnnl-dev ocl-icd-opencl-dev opencl-c-headers  # oneDNN's CMake config asks for OpenCL
+  libpcre2-dev libicu-dev
   libgtest-dev libbenchmark-dev
 )
 

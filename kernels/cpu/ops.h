@@ -20,6 +20,7 @@ void StoreKv(CpuContext& context, const Tensor& key, const Tensor& value,
 void PagedAttention(CpuContext& context, const Tensor& query, const KvSlot& slot,
                     const AttentionBatch& batch, const AttentionOptions& options,
                     const Tensor& out);
+void ConcatColumns(CpuContext& context, const Tensor& parts, const Tensor& out);
 void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results);
 void LogProbs(CpuContext& context, const Tensor& logits, int64_t vocab_size,

@@ -59,4 +59,15 @@ void AddInPlace(CpuContext& context, const Tensor& y, const Tensor& x) {
                     });
 }
 
+void ConcatColumns(CpuContext&, const Tensor& parts, const Tensor& out) {
+  const int64_t num_tokens = parts.dim(1);
+  const int64_t n = parts.dim(2);
+  for (int64_t part = 0; part < parts.dim(0); ++part) {
+    const float* from = parts.data<float>() + part * num_tokens * n;
+    for (int64_t t = 0; t < num_tokens; ++t) {
+      std::copy_n(from + t * n, n, reinterpret_cast<float*>(Row(out, t)) + part * n);
+    }
+  }
+}
+
 }  // namespace polystrate::cpu

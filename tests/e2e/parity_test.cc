@@ -130,9 +130,9 @@ TEST_P(MpirunParity, StagesChangeNoBit) {
 INSTANTIATE_TEST_SUITE_P(Cuts, MpirunParity,
                          ::testing::Combine(::testing::Values(1, 2, 3, 4),
                                             ::testing::Values(1, 2, 4)),
-                         [](const auto& info) {
-                           return "tp" + std::to_string(std::get<0>(info.param)) + "_pp" +
-                                  std::to_string(std::get<1>(info.param));
+                         [](const auto& test) {
+                           return "tp" + std::to_string(std::get<0>(test.param)) + "_pp" +
+                                  std::to_string(std::get<1>(test.param));
                          });
 
 }  // namespace

@@ -52,8 +52,8 @@ TEST_P(GoldenLogits, BFloat16) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Files, GoldenLogits, ::testing::ValuesIn(GoldenFiles()),
-                         [](const auto& info) {
-                           return std::filesystem::path(info.param).stem().string();
+                         [](const auto& test) {
+                           return std::filesystem::path(test.param).stem().string();
                          });
 
 TEST(Golden, ThereAreSome) { EXPECT_GE(GoldenFiles().size(), 20u); }

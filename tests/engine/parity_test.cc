@@ -194,9 +194,9 @@ INSTANTIATE_TEST_SUITE_P(Maps, Parity,
                          ::testing::Combine(::testing::ValuesIn(Maps()),
                                             ::testing::Values(ReuseKeys::kPostRope,
                                                               ReuseKeys::kPreRope)),
-                         [](const auto& info) {
-                           return std::string(std::get<0>(info.param).name) +
-                                  (std::get<1>(info.param) == ReuseKeys::kPreRope ? "_pre_rope"
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param).name) +
+                                  (std::get<1>(test.param) == ReuseKeys::kPreRope ? "_pre_rope"
                                                                                   : "_post_rope");
                          });
 
@@ -258,27 +258,30 @@ TEST(Sampling, DoesNotDependOnTheBatch) {
             together[0].token_ids);
 }
 
-// Stages work at the same time: while stage 0 computes one micro-batch, stage 1 computes another.
+// Stages work at the same time: while stage 1 computes one micro-batch, stage 0 is at the next. The
+// share is low because a busy machine may keep a thread waiting; one after the other it would be
+// none at all.
 TEST(Pipeline, StagesOverlap) {
   TinyModelSpec spec = Spec(Maps()[0]);
-  spec.hidden_size = 192;
-  spec.intermediate_size = 768;
+  spec.hidden_size = 384;
+  spec.intermediate_size = 1536;
   TempDir dir;
   WriteTinyModel(dir.path(), spec);
   std::vector<GenerationRequest> requests;
-  for (uint64_t i = 0; i < 8; ++i) requests.push_back(Request(RandomTokens(64, 96, i), 32));
+  for (uint64_t i = 0; i < 8; ++i) requests.push_back(Request(RandomTokens(16, 96, i), 32));
   LocalEngineOptions options;
   options.pp_size = 2;
   const LocalRun run = RunLocalEngine(dir.path(), options, requests);
+  const std::vector<StageSpan>& first = run.timelines[0];
+  const std::vector<StageSpan>& second = run.timelines[1];
+  ASSERT_EQ(first.size(), second.size());
   int overlapping = 0;
-  for (const StageSpan& first : run.timelines[0]) {
-    overlapping += std::any_of(run.timelines[1].begin(), run.timelines[1].end(), [&](auto& second) {
-      return second.step_id != first.step_id && second.begin_ns < first.end_ns &&
-             first.begin_ns < second.end_ns;
-    });
+  for (size_t step = 0; step + 1 < first.size(); ++step) {
+    ASSERT_EQ(first[step].step_id, second[step].step_id);
+    overlapping += first[step + 1].begin_ns < second[step].end_ns &&
+                   second[step].begin_ns < first[step + 1].end_ns;
   }
-  EXPECT_EQ(run.timelines[0].size(), run.timelines[1].size());
-  EXPECT_GT(overlapping, static_cast<int>(run.timelines[0].size()) / 4);
+  EXPECT_GT(overlapping, static_cast<int>(first.size()) / 8);
 }
 
 }  // namespace

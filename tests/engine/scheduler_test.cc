@@ -230,7 +230,7 @@ TEST_P(SchedulerLoad, NeverReadsWhatIsNotThereAndAlwaysEnds) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stages, SchedulerLoad, ::testing::Values(1, 2, 3, 4),
-                         [](const auto& info) { return "pp" + std::to_string(info.param); });
+                         [](const auto& test) { return "pp" + std::to_string(test.param); });
 
 }  // namespace
 }  // namespace polystrate

@@ -126,7 +126,6 @@ std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
   options.reuse_keys = reuse_keys;
   options.dtype = dtype;
   const int64_t n = static_cast<int64_t>(tokens.size());
-  CHECK_LE(n, Activations::kMaxLogitRows);
   options.num_blocks = (n + options.block_size - 1) / options.block_size;
   const Plan plan = MakePlan(model_dir, options);
 
@@ -139,7 +138,6 @@ std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
   for (int32_t i = 0; i < n; ++i) {
     step.positions.push_back(i);
     step.slot_mapping.push_back(i);
-    step.scores.push_back({/*sequence_id=*/0, /*row=*/i, /*target=*/0, /*position=*/i + 1});
   }
 
   const Topology topology(plan.engine.parallel, 0);
@@ -150,11 +148,20 @@ std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
       ValueOrDie(LoadStageWeights(model_dir, plan.config, topology, stage, dtype, stream.device()));
   auto pipeline_stage = ValueOrDie(PipelineStage::Create({topology, stream, groups}, plan.config,
                                                          stage, std::move(weights), plan.stage));
-  pipeline_stage->Run(step);
   std::vector<std::vector<float>> logits(n);
-  for (int64_t i = 0; i < n; ++i) {
-    const float* row = pipeline_stage->logits().Rows(i, 1).data<float>();
-    logits[i].assign(row, row + plan.config.vocab_size);
+  // The stage keeps the logits of one turn of kMaxLogitRows; the same step again gives the next
+  // ones.
+  for (int32_t begin = 0; begin < n; begin += Activations::kMaxLogitRows) {
+    const int32_t end = std::min<int32_t>(n, begin + Activations::kMaxLogitRows);
+    step.scores.clear();
+    for (int32_t row = begin; row < end; ++row) {
+      step.scores.push_back({/*sequence_id=*/0, row, /*target=*/0, /*position=*/row + 1});
+    }
+    pipeline_stage->Run(step);
+    for (int32_t row = begin; row < end; ++row) {
+      const float* values = pipeline_stage->logits().Rows(row - begin, 1).data<float>();
+      logits[row].assign(values, values + plan.config.vocab_size);
+    }
   }
   return logits;
 }

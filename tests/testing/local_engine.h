@@ -44,7 +44,6 @@ LocalRun RunLocalEngine(const std::string& model_dir, const LocalEngineOptions& 
                         const std::vector<GenerationRequest>& requests);
 
 // Logits of every token of one prompt, computed in one step on one rank: [num_tokens][vocab_size].
-// At most 64 tokens.
 std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
                                            const std::vector<int32_t>& tokens,
                                            std::optional<ReuseKeys> reuse_keys = std::nullopt,
