@@ -1,12 +1,11 @@
 #include "engine/json.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
 #include <random>
 #include <string>
+
+#include "tests/testing/temp_dir.h"
 
 namespace polystrate {
 namespace {
@@ -159,10 +158,9 @@ TEST(JsonTest, LongValuesAreCutInMessages) {
 }
 
 TEST(JsonTest, ReadsFiles) {
-  const std::string dir = ::testing::TempDir() + "json_test_" + std::to_string(getpid());
-  std::filesystem::create_directory(dir);
-  const std::string path = dir + "/config.json";
-  std::ofstream(path) << R"({"a": 1})";
+  const TempDir dir;
+  const std::string path = dir.File("config.json");
+  WriteFile(path, R"({"a": 1})");
   auto json = Json::ReadFile(path, 100);
   ASSERT_TRUE(json.ok()) << json.status();
   EXPECT_EQ(json->root().document(), "config.json");
@@ -170,9 +168,8 @@ TEST(JsonTest, ReadsFiles) {
   EXPECT_EQ(*moved.root().GetInt("a"), 1);
   EXPECT_EQ(Message(Json::ReadFile(path, 7)),
             path + ": 8 bytes, expected a JSON file of at most 7");
-  EXPECT_EQ(Message(Json::ReadFile(dir, 100)), dir + ": not a regular file");
+  EXPECT_EQ(Message(Json::ReadFile(dir.path(), 100)), dir.path() + ": not a regular file");
   EXPECT_EQ(Json::ReadFile(path + "x", 100).status().code(), absl::StatusCode::kNotFound);
-  std::filesystem::remove_all(dir);
   EXPECT_EQ(Json::ReadFile("/dev/zero", 100).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
