@@ -1,0 +1,205 @@
+#include "rpc/convert.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+
+namespace polystrate {
+namespace {
+
+pb::GenerateRequest Minimal() {
+  pb::GenerateRequest wire;
+  wire.mutable_token_ids()->add_ids(5);
+  return wire;
+}
+
+absl::StatusOr<GenerateCall> Convert(const pb::GenerateRequest& wire) {
+  return FromWire(wire, "tiny", /*tokenizer=*/nullptr);
+}
+
+TEST(ConvertTest, AbsentFieldsAreTheDocumentedDefaults) {
+  const auto call = Convert(Minimal());
+  ASSERT_TRUE(call.ok()) << call.status();
+  EXPECT_EQ(call->request.prompt, std::vector<int32_t>{5});
+  EXPECT_EQ(call->request.sampling.temperature, 1.0);
+  EXPECT_EQ(call->request.sampling.top_p, 1.0);
+  EXPECT_EQ(call->request.sampling.top_k, 0);
+  EXPECT_FALSE(call->request.sampling.seed.has_value());
+  EXPECT_FALSE(call->request.max_tokens.has_value());
+  EXPECT_FALSE(call->request.ignore_eos);
+  EXPECT_FALSE(call->request.prompt_logprobs);
+  EXPECT_FALSE(call->output_logprobs);
+}
+
+TEST(ConvertTest, EveryFieldArrives) {
+  pb::GenerateRequest wire = Minimal();
+  wire.set_request_id("r-1");
+  wire.set_model("tiny");
+  wire.mutable_sampling()->set_temperature(0.5);
+  wire.mutable_sampling()->set_top_p(0.25);
+  wire.mutable_sampling()->set_top_k(7);
+  wire.mutable_sampling()->set_seed(0);
+  wire.mutable_stopping()->set_max_tokens(9);
+  wire.mutable_stopping()->add_conditions()->set_stop_token_id(3);
+  wire.mutable_stopping()->add_conditions()->set_stop_token_id(4);
+  wire.mutable_stopping()->set_ignore_eos(true);
+  wire.mutable_response()->set_return_prompt_logprobs(true);
+  wire.mutable_response()->set_return_output_logprobs(true);
+  const auto call = Convert(wire);
+  ASSERT_TRUE(call.ok()) << call.status();
+  EXPECT_EQ(call->request.request_id, "r-1");
+  EXPECT_EQ(call->request.sampling.temperature, 0.5);
+  EXPECT_EQ(call->request.sampling.top_p, 0.25);
+  EXPECT_EQ(call->request.sampling.top_k, 7);
+  EXPECT_EQ(call->request.sampling.seed, std::optional<uint64_t>(0));
+  EXPECT_EQ(call->request.max_tokens, std::optional<int64_t>(9));
+  EXPECT_EQ(call->request.stop_token_ids, (std::vector<int32_t>{3, 4}));
+  EXPECT_TRUE(call->request.ignore_eos);
+  EXPECT_TRUE(call->request.prompt_logprobs);
+  EXPECT_TRUE(call->output_logprobs);
+}
+
+struct FieldCase {
+  const char* name;  // of the field, as the message must have it
+  std::function<void(pb::GenerateRequest*)> set;
+};
+
+TEST(ConvertTest, WhatIsSetAndUnsupportedIsNamed) {
+  const FieldCase cases[] = {
+      {"sampling.min_p", [](auto* r) { r->mutable_sampling()->set_min_p(0.1); }},
+      {"sampling.frequency_penalty",
+       [](auto* r) { r->mutable_sampling()->set_frequency_penalty(0.5); }},
+      {"sampling.presence_penalty",
+       [](auto* r) { r->mutable_sampling()->set_presence_penalty(-0.5); }},
+      {"sampling.repetition_penalty",
+       [](auto* r) { r->mutable_sampling()->set_repetition_penalty(1.1); }},
+      {"sampling.num_sequences", [](auto* r) { r->mutable_sampling()->set_num_sequences(2); }},
+      {"stopping.min_tokens", [](auto* r) { r->mutable_stopping()->set_min_tokens(1); }},
+      {"stopping.conditions.stop_text",
+       [](auto* r) { r->mutable_stopping()->add_conditions()->set_stop_text("."); }},
+      {"stopping.include_stop_in_output",
+       [](auto* r) { r->mutable_stopping()->set_include_stop_in_output(true); }},
+      {"response.prompt_candidates",
+       [](auto* r) { r->mutable_response()->mutable_prompt_candidates()->set_top_n(1); }},
+      {"response.output_candidates",
+       [](auto* r) { r->mutable_response()->mutable_output_candidates()->mutable_all(); }},
+      {"response.output_candidates",
+       [](auto* r) {
+         r->mutable_response()->mutable_output_candidates()->mutable_token_ids()->add_ids(1);
+       }},
+      {"response.prompt_logprob_start",
+       [](auto* r) { r->mutable_response()->set_prompt_logprob_start(1); }},
+      {"kv.session", [](auto* r) { r->mutable_kv()->mutable_session(); }},
+      {"kv.bypass_prefix_cache", [](auto* r) { r->mutable_kv()->set_bypass_prefix_cache(true); }},
+      {"kv.cache_salt", [](auto* r) { r->mutable_kv()->set_cache_salt("x"); }},
+      {"guided", [](auto* r) { r->mutable_guided()->set_regex("a+"); }},
+      {"guided", [](auto* r) { r->mutable_guided()->mutable_json_object(); }},
+      {"guided", [](auto* r) { r->mutable_guided()->set_backend("xgrammar"); }},
+      {"media", [](auto* r) { r->add_media()->set_url("http://x/"); }},
+      {"lora_name", [](auto* r) { r->set_lora_name("x"); }},
+      {"extra", [](auto* r) { (*r->mutable_extra()->mutable_fields())["k"].set_bool_value(true); }},
+  };
+  for (const FieldCase& test : cases) {
+    pb::GenerateRequest wire = Minimal();
+    test.set(&wire);
+    const absl::Status status = Convert(wire).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << test.name;
+    EXPECT_EQ(status.message().find(test.name), 0) << status;
+  }
+}
+
+TEST(ConvertTest, WhatIsSetToItsDefaultIsFine) {
+  pb::GenerateRequest wire = Minimal();
+  pb::SamplingParams& sampling = *wire.mutable_sampling();
+  sampling.set_min_p(0.0);
+  sampling.set_frequency_penalty(0.0);
+  sampling.set_presence_penalty(0.0);
+  sampling.set_repetition_penalty(1.0);
+  sampling.set_num_sequences(1);
+  wire.mutable_stopping()->set_min_tokens(0);
+  wire.mutable_stopping()->set_include_stop_in_output(false);
+  wire.mutable_response()->mutable_prompt_candidates();
+  wire.mutable_response()->mutable_output_candidates()->set_top_n(0);
+  wire.mutable_response()->set_prompt_logprob_start(0);
+  wire.mutable_kv()->set_bypass_prefix_cache(false);
+  wire.mutable_kv()->set_cache_salt("");
+  wire.mutable_guided();
+  wire.mutable_extra();
+  const auto call = Convert(wire);
+  EXPECT_TRUE(call.ok()) << call.status();
+}
+
+TEST(ConvertTest, BadValuesAreInvalidArguments) {
+  const FieldCase cases[] = {
+      {"prompt", [](auto* r) { r->clear_token_ids(); }},
+      {"no tokenizer", [](auto* r) { r->set_prompt("text"); }},
+      {"token_ids", [](auto* r) { r->mutable_token_ids()->add_ids(0x80000000u); }},
+      {"stop_token_id",
+       [](auto* r) { r->mutable_stopping()->add_conditions()->set_stop_token_id(0xffffffffu); }},
+      {"stopping.conditions", [](auto* r) { r->mutable_stopping()->add_conditions(); }},
+      {"num_sequences", [](auto* r) { r->mutable_sampling()->set_num_sequences(0); }},
+      {"request_id", [](auto* r) { r->set_request_id("two words"); }},
+      {"request_id", [](auto* r) { r->set_request_id("\xc3\xa9"); }},
+      {"request_id", [](auto* r) { r->set_request_id(std::string(257, 'x')); }},
+  };
+  for (const FieldCase& test : cases) {
+    pb::GenerateRequest wire = Minimal();
+    test.set(&wire);
+    const absl::Status status = Convert(wire).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << test.name;
+    EXPECT_NE(status.message().find(test.name), absl::string_view::npos) << status;
+  }
+}
+
+TEST(ConvertTest, AnotherModelIsNotFound) {
+  pb::GenerateRequest wire = Minimal();
+  wire.set_model("huge");
+  const absl::Status status = Convert(wire).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_NE(status.message().find("tiny"), absl::string_view::npos) << status;
+}
+
+TEST(ConvertTest, FinishReasonsAndWhatMatched) {
+  pb::GenerationFinished wire;
+  ToWire(Finished{.reason = FinishReason::kStop, .stop_token_id = 3, .stopped_by_eos = true},
+         &wire);
+  EXPECT_TRUE(wire.has_output_index());
+  EXPECT_EQ(wire.reason(), pb::FINISH_REASON_STOP);
+  EXPECT_EQ(wire.stop_match().eos_token_id(), 3u);
+  wire.Clear();
+  ToWire(Finished{.reason = FinishReason::kStop, .stop_token_id = 4}, &wire);
+  EXPECT_EQ(wire.stop_match().stop_token_id(), 4u);
+  wire.Clear();
+  ToWire(Finished{.reason = FinishReason::kLength}, &wire);
+  EXPECT_EQ(wire.reason(), pb::FINISH_REASON_LENGTH);
+  EXPECT_FALSE(wire.has_stop_match());
+  wire.Clear();
+  ToWire(Finished{.reason = FinishReason::kCancelled}, &wire);
+  EXPECT_EQ(wire.reason(), pb::FINISH_REASON_CANCELLED);
+}
+
+TEST(ConvertTest, StatusesKeepCodeAndMessage) {
+  for (int code = 1; code <= 16; ++code) {
+    const absl::Status status(static_cast<absl::StatusCode>(code), "why");
+    EXPECT_EQ(FromGrpc(ToGrpc(status)), status);
+  }
+  EXPECT_TRUE(ToGrpc(absl::OkStatus()).ok());
+  EXPECT_TRUE(FromGrpc(grpc::Status::OK).ok());
+  // Trailers are small; a message made of a client's own bytes may not be.
+  EXPECT_LE(ToGrpc(absl::InternalError(std::string(1 << 20, 'x'))).error_message().size(), 4096u);
+}
+
+TEST(ConvertTest, EngineErrorsKeepTheirMeaning) {
+  for (const absl::Status& status :
+       {absl::InternalError("a"), absl::InvalidArgumentError("b"), absl::UnimplementedError("c"),
+        absl::ResourceExhaustedError("d"), absl::AlreadyExistsError("e")}) {
+    pb::EngineError wire;
+    ToWire(status, &wire);
+    EXPECT_EQ(FromWire(wire), status);
+    EXPECT_EQ(wire.retryable(), status.code() == absl::StatusCode::kResourceExhausted);
+  }
+}
+
+}  // namespace
+}  // namespace polystrate

@@ -1,0 +1,179 @@
+// An engine of one rank with a tiny model, behind a real server on a free port of 127.0.0.1, and a
+// client's stubs for it.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "engine/engine.h"
+#include "engine/model_cost.h"
+#include "engine/pipeline_stage.h"
+#include "engine/tokenizer.h"
+#include "grpcpp/grpcpp.h"
+#include "openengine.grpc.pb.h"
+#include "parallel/control_channel.h"
+#include "parallel/process_group.h"
+#include "parallel/stage_plan.h"
+#include "rpc/server.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
+
+namespace polystrate {
+
+namespace pb = openengine::v1;
+
+// One KV head of one layer, so that thousands of tokens fit little memory and streams last as long
+// as a test wants.
+inline TinyModelSpec ServedModel() {
+  TinyModelSpec spec;
+  spec.vocab_size = 1024;  // of the demo model's tokenizer
+  spec.num_layers = 2;
+  spec.num_kv_heads = 1;
+  spec.num_kv_layers = 1;
+  spec.max_position_embeddings = 32768;
+  spec.reuse_keys = "post_rope";
+  return spec;
+}
+
+class ServedEngine {
+ public:
+  explicit ServedEngine(const TinyModelSpec& spec = ServedModel(), int64_t num_blocks = 4096) {
+    WriteTinyModel(dir_.path(), spec);
+    tokenizer_ = *Tokenizer::ReadFile(POLYSTRATE_SOURCE_DIR "/models/demo/tokenizer.json");
+    const ModelConfig config = *ReadModelConfig(dir_.path());
+    EngineOptions options;
+    options.model_id = "tiny";
+    options.vocab_size = static_cast<int32_t>(config.vocab_size);
+    options.eos_token_id = config.eos_token_id;
+    options.max_model_len = config.max_position_embeddings;
+    options.num_blocks = num_blocks;
+    engine_ = std::make_unique<Engine>(options, tokenizer_.get());
+
+    const StageOptions stage{DType::kFloat32, options.num_blocks, options.block_size,
+                             options.max_num_batched_tokens, options.max_model_len};
+    const StagePlan plan = *PlanStages(config.sharing, StageCostsOf(config), /*pp_size=*/1);
+    const Stage& whole = plan.stages[0];
+    StageWeights weights =
+        *LoadStageWeights(dir_.path(), config, topology_, whole, DType::kFloat32, stream_.device());
+    stage_ = *PipelineStage::Create({topology_, stream_, groups_}, config, whole,
+                                    std::move(weights), stage);
+    server_ = std::make_unique<RpcServer>(*engine_);
+    EXPECT_TRUE(server_->Start("127.0.0.1:0").ok());
+    channel_ = Connect();
+    inference_ = pb::Inference::NewStub(channel_);
+    control_ = pb::Control::NewStub(channel_);
+  }
+
+  ~ServedEngine() {
+    Stop(absl::ZeroDuration());
+    server_->Shutdown(absl::Now() + absl::Seconds(5));
+  }
+
+  // As the launcher does when all ranks have their weights.
+  ServedEngine& Run() {
+    server_->SetServing(true);
+    thread_ = std::thread([this] { engine_->Run(channel_to_ranks_, *stage_); });
+    return *this;
+  }
+
+  // Drains, with what is still live after `timeout` failed.
+  void Stop(absl::Duration timeout) {
+    if (!thread_.joinable()) return;
+    engine_->BeginDrain(timeout);
+    thread_.join();
+  }
+
+  std::string address() const { return "127.0.0.1:" + std::to_string(server_->port()); }
+  std::shared_ptr<grpc::Channel> Connect() const {
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(64 << 20);
+    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
+    return grpc::CreateCustomChannel(address(), grpc::InsecureChannelCredentials(), arguments);
+  }
+
+  Engine& engine() { return *engine_; }
+  RpcServer& server() { return *server_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  pb::Inference::Stub& inference() { return *inference_; }
+  pb::Control::Stub& control() { return *control_; }
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+
+  // True when nothing is live and every block is free, within a minute.
+  bool BecomesIdle() const {
+    for (int i = 0; i < 6000; ++i) {
+      const EngineLoad load = engine_->load();
+      if (load.running_requests + load.queued_requests + load.used_blocks == 0) return true;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return false;
+  }
+
+ private:
+  TempDir dir_;
+  Topology topology_{ParallelConfig{}, 0};
+  Stream stream_ = Stream::Cpu(1);
+  ProcessGroups groups_ = MakeSelfGroups();
+  ControlChannel channel_to_ranks_{topology_, groups_};
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<PipelineStage> stage_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<RpcServer> server_;
+  std::thread thread_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<pb::Inference::Stub> inference_;
+  std::unique_ptr<pb::Control::Stub> control_;
+};
+
+// A whole call, read to its end.
+struct Answer {
+  std::vector<pb::GenerateResponse> events;
+  grpc::Status status;
+  std::vector<uint32_t> ids;
+  std::string text;
+  std::string echoed_request_id;  // from the initial metadata
+
+  const pb::GenerateResponse& last() const { return events.back(); }
+};
+
+inline void ReadToEnd(grpc::ClientContext* context,
+                      grpc::ClientReaderInterface<pb::GenerateResponse>* stream, Answer* answer) {
+  pb::GenerateResponse event;
+  while (stream->Read(&event)) {
+    for (const pb::TokenInfo& token : event.token().tokens()) {
+      answer->ids.push_back(token.token_id());
+    }
+    answer->text += event.token().text();
+    answer->events.push_back(event);
+  }
+  answer->status = stream->Finish();
+  const auto& metadata = context->GetServerInitialMetadata();
+  if (const auto found = metadata.find("openengine-request-id"); found != metadata.end()) {
+    answer->echoed_request_id = std::string(found->second.data(), found->second.size());
+  }
+}
+
+inline Answer Ask(pb::Inference::Stub& stub, const pb::GenerateRequest& request) {
+  grpc::ClientContext context;
+  Answer answer;
+  const auto stream = stub.Generate(&context, request);
+  ReadToEnd(&context, stream.get(), &answer);
+  return answer;
+}
+
+// Greedy, so that its tokens are known; ends at max_tokens alone.
+inline pb::GenerateRequest GreedyRequest(uint32_t max_tokens) {
+  pb::GenerateRequest request;
+  for (const uint32_t id : {11u, 7u, 301u}) request.mutable_token_ids()->add_ids(id);
+  request.mutable_sampling()->set_temperature(0.0);
+  request.mutable_stopping()->set_max_tokens(max_tokens);
+  request.mutable_stopping()->set_ignore_eos(true);
+  return request;
+}
+
+}  // namespace polystrate

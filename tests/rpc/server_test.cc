@@ -1,0 +1,148 @@
+#include "rpc/server.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "grpcpp/generic/generic_stub.h"
+#include "health.grpc.pb.h"
+#include "rpc/listen_address.h"
+#include "tests/rpc/served_engine.h"
+
+namespace polystrate {
+namespace {
+
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+
+HealthCheckResponse::ServingStatus Check(ServedEngine& served, const std::string& service) {
+  grpc::ClientContext context;
+  HealthCheckRequest request;
+  HealthCheckResponse response;
+  request.set_service(service);
+  const grpc::Status status =
+      grpc::health::v1::Health::NewStub(served.channel())->Check(&context, request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response.status();
+}
+
+TEST(ServerTest, HealthIsServingOnlyWhileItServes) {
+  ServedEngine served;
+  const std::string services[] = {"", "openengine.v1.Inference", "openengine.v1.Control"};
+  for (const std::string& service : services) {
+    EXPECT_EQ(Check(served, service), HealthCheckResponse::NOT_SERVING) << service;
+  }
+  served.Run();
+  for (const std::string& service : services) {
+    EXPECT_EQ(Check(served, service), HealthCheckResponse::SERVING) << service;
+  }
+  served.server().SetServing(false);
+  for (const std::string& service : services) {
+    EXPECT_EQ(Check(served, service), HealthCheckResponse::NOT_SERVING) << service;
+  }
+}
+
+TEST(ServerTest, WhoHasSeenServingIsNeverTurnedAway) {
+  ServedEngine served;
+  // Before Engine::Run has made the engine ready, as in the launcher.
+  served.server().SetServing(true);
+  grpc::ClientContext context;
+  const auto stream = served.inference().Generate(&context, GreedyRequest(3));
+  served.Run();
+  Answer answer;
+  ReadToEnd(&context, stream.get(), &answer);
+  EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.ids.size(), 3u);
+}
+
+// grpc.reflection.v1alpha without its .proto, which no package ships: one request, as bytes.
+TEST(ServerTest, ReflectionListsTheServices) {
+  ServedEngine served;
+  grpc::GenericStub stub(served.channel());
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  void* tag = nullptr;
+  bool ok = false;
+  auto call = stub.PrepareCall(
+      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  call->StartCall(&call);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  const grpc::Slice list_services("\x3a\x00", 2);  // list_services = 7, ""
+  call->Write(grpc::ByteBuffer(&list_services, 1), &call);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  grpc::ByteBuffer answer;
+  call->Read(&answer, &call);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  grpc::Slice bytes;
+  ASSERT_TRUE(answer.DumpToSingleSlice(&bytes).ok());
+  const std::string text(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
+  for (const char* service : {"openengine.v1.Inference", "openengine.v1.Control",
+                              "grpc.health.v1.Health", "grpc.reflection.v1alpha"}) {
+    EXPECT_NE(text.find(service), std::string::npos) << service;
+  }
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, &call);
+  queue.Next(&tag, &ok);
+  queue.Shutdown();
+  while (queue.Next(&tag, &ok)) {
+  }
+}
+
+TEST(ServerTest, APortInUseIsAnError) {
+  ServedEngine served;
+  Engine other(served.engine().options(), nullptr);
+  RpcServer server(other);
+  const absl::Status status = server.Start(served.address());
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(status.message().find("in use"), absl::string_view::npos) << status;
+  EXPECT_TRUE(server.Start("127.0.0.1:0").ok());
+  EXPECT_NE(server.port(), served.server().port());
+}
+
+TEST(ServerTest, AddressesThatAreNone) {
+  for (const char* address :
+       {"", "127.0.0.1", ":50051", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1",
+        "::1:50051", "[]:1", "no.such.host.invalid:1", "192.0.2.1:1"}) {
+    const auto listen = CheckListenAddress(address);
+    EXPECT_EQ(listen.status().code(), absl::StatusCode::kInvalidArgument) << address;
+    EXPECT_NE(listen.status().message().find(address), absl::string_view::npos);
+  }
+}
+
+TEST(ServerTest, KnowsWhatOnlyThisMachineReaches) {
+  EXPECT_TRUE(CheckListenAddress("127.0.0.1:0")->loopback);
+  EXPECT_TRUE(CheckListenAddress("127.1.2.3:0")->loopback);
+  EXPECT_FALSE(CheckListenAddress("0.0.0.0:0")->loopback);
+}
+
+TEST(ServerTest, ShutdownEndsStreamsAtItsDeadline) {
+  ServedEngine served;
+  served.Run();
+  grpc::ClientContext context;
+  const auto stream = served.inference().Generate(&context, GreedyRequest(32000));
+  pb::GenerateResponse event;
+  ASSERT_TRUE(stream->Read(&event));
+  const absl::Time start = absl::Now();
+  served.server().Shutdown(start + absl::Milliseconds(200));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+  while (stream->Read(&event)) {
+  }
+  EXPECT_FALSE(stream->Finish().ok());
+  EXPECT_TRUE(served.BecomesIdle());
+  served.server().Shutdown(absl::Now());  // again: nothing happens
+}
+
+TEST(ServerTest, TakesMessagesOfManyMegabytes) {
+  ServedEngine served;
+  served.Run();
+  pb::GenerateRequest request = GreedyRequest(1);
+  request.mutable_token_ids()->mutable_ids()->Resize(8 << 20, 1000);  // 16 MiB on the wire
+  const Answer answer = Ask(served.inference(), request);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_NE(answer.status.error_message().find("context"), std::string::npos)
+      << answer.status.error_message();
+}
+
+}  // namespace
+}  // namespace polystrate
