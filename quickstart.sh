@@ -17,6 +17,7 @@ step() { printf '\n== %s\n' "$*"; }
 step "installing what is missing"
 tools/install.sh
 
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1  # as test.sh, so that the two share objects
 step "building (the first time takes a few minutes)"
 [ -f build/cpu/build.ninja ] || cmake --preset cpu
 cmake --build --preset cpu --target polystrate

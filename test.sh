@@ -19,6 +19,8 @@ esac
 
 echo "== installing what is missing"
 tools/install.sh
+# A second checkout of the same sources compiles nothing twice.
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 echo "== building (preset $preset)"
 [ -f "build/$preset/build.ninja" ] || cmake --preset "$preset"
 cmake --build --preset "$preset"

@@ -1,0 +1,129 @@
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/worker.h"
+#include "kernels/core/status.h"
+#include "launcher/commands.h"
+#include "launcher/flags.h"
+#include "launcher/offline.h"
+#include "launcher/rank_session.h"
+#include "launcher/signals.h"
+#include "rpc/server.h"
+
+namespace polystrate {
+namespace {
+
+struct ServeFlags {
+  EngineFlags engine;
+  std::string listen = "127.0.0.1:50051";
+  int64_t drain_timeout = 30;
+};
+
+// How long a client may take to read the end of its stream once the engine has stopped.
+constexpr absl::Duration kLastReads = absl::Seconds(5);
+
+// Rank 0: the engine and its door.
+class Frontend {
+ public:
+  absl::Status Open(const ServeFlags& flags, const EngineSetup& setup) {
+    ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(flags.engine.model.model));
+    engine_ = std::make_unique<Engine>(setup.engine, tokenizer_.get());
+    server_ = std::make_unique<RpcServer>(*engine_);
+    RETURN_IF_ERROR(server_->Start(flags.listen));
+    drain_timeout_ = absl::Seconds(flags.drain_timeout);
+    watcher_ = std::make_unique<SignalWatcher>([this](int number) { Drain(number); });
+    return absl::OkStatus();
+  }
+
+  void Serve(RankSession& session) {
+    server_->SetServing(true);
+    if (draining_) server_->SetServing(false);  // the signal came while the weights were read
+    engine_->Run(session.control(), session.stage());
+    server_->Shutdown(absl::Now() + kLastReads);
+    std::fprintf(stderr, "serve: drained\n");
+  }
+
+  int port() const { return server_->port(); }
+
+ private:
+  // A second signal means now.
+  void Drain(int number) {
+    const absl::Duration timeout = draining_.exchange(true) ? absl::ZeroDuration() : drain_timeout_;
+    std::fprintf(stderr, "serve: signal %d, draining for at most %s\n", number,
+                 absl::FormatDuration(timeout).c_str());
+    server_->SetServing(false);
+    engine_->BeginDrain(timeout);
+  }
+
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<RpcServer> server_;
+  std::atomic<bool> draining_{false};
+  absl::Duration drain_timeout_;
+  std::unique_ptr<SignalWatcher> watcher_;  // last: it calls the others
+};
+
+void PrintServing(const EngineSetup& setup, const std::string& listen, int port) {
+  const ModelSetup& model = setup.model;
+  std::string stages;
+  for (const Stage& stage : model.stage_plan.stages) {
+    absl::StrAppend(&stages, stages.empty() ? "" : ", ", "[", stage.first_layer, ", ",
+                    stage.end_layer, ")");
+  }
+  std::fprintf(stderr,
+               "serve: SERVING %s on %s (port %d): tp %d x pp %d, stages %s, %s, %lld KV blocks of "
+               "%lld tokens, %lld KV bytes per token\n",
+               setup.engine.model_id.c_str(), listen.c_str(), port, model.parallel.tp_size,
+               model.parallel.pp_size, stages.c_str(), Name(model.dtype),
+               static_cast<long long>(setup.engine.num_blocks),
+               static_cast<long long>(setup.engine.block_size),
+               static_cast<long long>(model.config.KvBytesPerToken(model.dtype)));
+}
+
+absl::Status RunServe(const ServeFlags& flags) {
+  ASSIGN_OR_RETURN(const EngineSetup setup, SetUpEngine(flags.engine));
+  ASSIGN_OR_RETURN(const auto session, RankSession::Start(flags.engine, setup));
+  if (session->first() && !setup.model.config.warning.empty()) {
+    std::fprintf(stderr, "warning: %s\n", setup.model.config.warning.c_str());
+  }
+  Frontend frontend;
+  absl::Status opened = absl::OkStatus();
+  if (session->first()) opened = frontend.Open(flags, setup);
+  RETURN_IF_ERROR(session->control().Agree(opened));
+  RETURN_IF_ERROR(session->Load(flags.engine.model.model, setup));
+  if (session->first()) {
+    PrintServing(setup, flags.listen, frontend.port());
+    frontend.Serve(*session);
+  } else {
+    RunWorker(session->control(), session->stage());
+  }
+  return session->control().Agree(session->WriteTimeline());
+}
+
+}  // namespace
+
+absl::Status ServeCommand(const Arguments& arguments) {
+  ServeFlags flags;
+  FlagSet set(
+      "polystrate serve: one rank of an engine behind gRPC; alone or under mpirun -np TP*PP.\n"
+      "SIGTERM or SIGINT at rank 0, or SIGUSR1 at mpirun, drains it; a second signal stops it "
+      "now.");
+  flags.engine.AddTo(&set);
+  set.Add("listen", &flags.listen, "HOST:PORT of rank 0's gRPC server; port 0 takes a free one");
+  set.Add("drain_timeout", &flags.drain_timeout, "seconds that running requests get to finish");
+  RETURN_IF_ERROR(set.Parse(arguments));
+  if (set.help_requested()) {
+    std::fputs(set.Help().c_str(), stdout);
+    return absl::OkStatus();
+  }
+  if (flags.drain_timeout < 0) {
+    return absl::InvalidArgumentError("--drain_timeout must not be negative");
+  }
+  return RunServe(flags);
+}
+
+}  // namespace polystrate
