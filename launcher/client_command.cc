@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -40,6 +41,18 @@ struct ClientFlags {
     sampling.AddTo(flags);
   }
 };
+
+// gRPC would look for a name without a port for as long as it may.
+absl::Status CheckTarget(const std::string& target) {
+  const size_t colon = target.rfind(':');
+  int port = 0;
+  if (colon != std::string::npos && colon > 0 &&
+      absl::SimpleAtoi(target.substr(colon + 1), &port) && port > 0 && port <= 65535) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--target is \"", target, "\"; it takes HOST:PORT, as 127.0.0.1:50051"));
+}
 
 absl::Status SetPrompt(const ClientFlags& flags, pb::GenerateRequest* request) {
   if (flags.prompt.has_value() == flags.prompt_ids.has_value()) {
@@ -169,6 +182,7 @@ absl::Status ClientCommand(const Arguments& arguments) {
   if (!(flags.ready_timeout >= 0.0)) {
     return absl::InvalidArgumentError("--ready_timeout takes seconds, at least 0");
   }
+  RETURN_IF_ERROR(CheckTarget(flags.target));
   ASSIGN_OR_RETURN(const pb::GenerateRequest request, MakeRequest(flags));
   return RunClient(flags, request);
 }
