@@ -20,7 +20,7 @@ constexpr int64_t kMaxVocab = 1 << 24;
 constexpr int64_t kMaxHidden = 1 << 18;
 constexpr int64_t kMaxLayers = 1 << 12;
 constexpr int64_t kMaxIntermediate = 1 << 22;
-constexpr int64_t kMaxPositions = 1 << 24;
+constexpr int64_t kMaxPositions = 1 << 21;
 // Layers of four square matrices, two MLP matrices and both K/V MLPs, and two vocabularies.
 static_assert(kMaxLayers * (4 * kMaxHidden * kMaxHidden + 6 * kMaxHidden * kMaxIntermediate) +
                   2 * kMaxVocab * kMaxHidden <

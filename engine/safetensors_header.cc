@@ -200,7 +200,7 @@ absl::StatusOr<std::vector<int64_t>> HeaderParser::ParseSizes() {
 absl::StatusOr<TensorInfo> HeaderParser::ParseTensor() {
   TensorInfo info;
   std::set<std::string> seen;
-  RETURN_IF_ERROR(ParseObject([&](std::string key) -> absl::Status {
+  RETURN_IF_ERROR(ParseObject([&](const std::string& key) -> absl::Status {
     if (!seen.insert(key).second) return Error(absl::StrCat(Quoted(key), " appears twice"));
     if (key == "dtype") {
       SkipSpace();

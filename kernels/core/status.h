@@ -15,11 +15,13 @@
 
 #define POLYSTRATE_CONCAT_INNER(a, b) a##b
 #define POLYSTRATE_CONCAT(a, b) POLYSTRATE_CONCAT_INNER(a, b)
+// NOLINTBEGIN(bugprone-macro-parentheses): `result` and `lhs` are declarations.
 #define POLYSTRATE_ASSIGN_OR_RETURN(result, lhs, expression) \
   auto result = (expression);                                \
   if (!result.ok()) [[unlikely]]                             \
     return result.status();                                  \
   lhs = std::move(result).value()
+// NOLINTEND(bugprone-macro-parentheses)
 
 // ASSIGN_OR_RETURN(auto file, OpenFile(path)); returns the error from the enclosing function.
 #define ASSIGN_OR_RETURN(lhs, expression) \

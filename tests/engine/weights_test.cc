@@ -304,7 +304,7 @@ TEST(WeightsTest, GoldenCheckpointsLoad) {
 }
 
 // An edit that changes the one tensor whose name is given.
-auto Edit(const std::string& name, std::function<void(StoredTensor*)> change) {
+auto Edit(const std::string& name, const std::function<void(StoredTensor*)>& change) {
   return [=](std::vector<StoredTensor>* tensors) {
     int found = 0;
     for (StoredTensor& tensor : *tensors) {
@@ -318,7 +318,7 @@ auto Edit(const std::string& name, std::function<void(StoredTensor*)> change) {
 auto Rename(const std::string& name) {
   return Edit(name, [](StoredTensor* tensor) { tensor->name += "_"; });
 }
-auto Reshape(const std::string& name, std::vector<int64_t> shape) {
+auto Reshape(const std::string& name, const std::vector<int64_t>& shape) {
   return Edit(name, [=](StoredTensor* tensor) { tensor->shape = shape; });
 }
 auto Retype(const std::string& name, const std::string& dtype) {

@@ -213,7 +213,7 @@ void WriteCheckpoint(const std::string& dir, const std::vector<StoredTensor>& te
         absl::StrFormat("model-%05d-of-%05d.safetensors", shard + 1, num_shards);
     const auto begin = tensors.begin() + std::min(tensors.size(), shard * per_shard);
     const auto end = tensors.begin() + std::min(tensors.size(), (shard + 1) * per_shard);
-    WriteSafetensors(dir + "/" + file, {begin, end});
+    WriteSafetensors(absl::StrCat(dir, "/", file), {begin, end});
     for (auto it = begin; it != end; ++it)
       weight_map.push_back(absl::StrCat("\"", it->name, "\": \"", file, "\""));
   }
