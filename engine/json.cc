@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "absl/strings/str_format.h"
+#include "engine/utf8.h"
 #include "kernels/core/check.h"
 #include "kernels/core/status.h"
 
@@ -95,7 +96,10 @@ absl::Status ParseError(const std::string& message, std::string_view document) {
   near = near.substr(0, near.find('\n'));
   std::string error = absl::StrFormat("%s: not valid JSON: %s", document,
                                       Shorten(std::string_view(message).substr(0, line_end)));
-  if (!near.empty()) error += absl::StrFormat(" At: %s", Shorten(near));
+  if (!near.empty()) {
+    error += " At: ";
+    if (AppendDecodable(near.substr(0, kMaxShown), error) == 0) error += kReplacement;
+  }
   return absl::InvalidArgumentError(error);
 }
 

@@ -5,6 +5,7 @@
 #include <random>
 #include <string>
 
+#include "engine/utf8.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
@@ -131,6 +132,8 @@ TEST(JsonTest, RefusesInvalidUtf8) {
        {"\xff", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82"}) {
     EXPECT_NE(ErrorOf("{\"a\":\"" + bad + "\"}"), "ok");
     EXPECT_NE(ErrorOf("{\"" + bad + "\":1}"), "ok");
+    const std::string message = ErrorOf("[\"" + bad + "\"]");  // goes out over gRPC, so is UTF-8
+    EXPECT_EQ(FirstInvalidUtf8(message), message.size()) << message;
   }
 }
 
