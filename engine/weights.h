@@ -2,9 +2,9 @@
 //
 // Matrices are [out, in] in the engine's dtype; norm weights and biases are float32.
 // Column-parallel: qkv_proj, h_to_4h (and the K/V MLPs' second matrix); row-parallel: dense,
-// 4h_to_h, whose biases only tp_rank 0 keeps so that the all-reduce adds them once. intermediate
-// sizes are padded with zero rows and columns to a multiple of 32 per rank; vocabulary rows to
-// equal shares.
+// 4h_to_h, whose biases only tp_rank 0 keeps so that the all-reduce adds them once: on the others
+// they are empty. Intermediate sizes are padded with zero rows and columns to a multiple of 32 per
+// rank, vocabulary rows to equal shares.
 #pragma once
 
 #include <string>
@@ -55,16 +55,19 @@ struct StageWeights {
   Tensor embed_in;          // [vocab.padded, hidden_size] T; first stage only
   std::vector<LayerWeights> layers;
   NormWeights final_layer_norm;  // last stage only, as embed_out
-  Tensor embed_out;              // [vocab.padded, hidden_size] T
-  std::vector<Buffer> buffers;   // owns all of the above
+  Tensor embed_out;              // [vocab.padded, hidden_size] T; may be embed_in itself (tied)
+  std::vector<Buffer> buffers;   // owns all of the above; one, as LoadStageWeights makes it
 
   int64_t num_bytes() const;
 };
 
-// Reads the share of (topology, stage) from a Hugging Face directory. Memory held at any moment is
-// at most the share plus one tensor; dead K/V tensors of reusers and buffers are never read.
-// INVALID_ARGUMENT names the tensor, its shape and the expected one; NOT_FOUND names the file or
-// the missing tensor.
+// Reads the share of (topology, stage) from a Hugging Face directory: stock checkpoints (fused
+// query_key_value) and those with query, key and value apart, F32, F16 or BF16 by tensor, converted
+// to `dtype`, float32 or bfloat16. Every tensor is checked before memory is taken; then exactly the
+// bytes of the share are read, through a staging buffer of 1 MiB, so that is all the memory besides
+// the share. What the model has no use for (buffers, K and V of reusers) is not looked at.
+// NOT_FOUND names the file or the missing tensor; INVALID_ARGUMENT the tensor, its shape or dtype
+// and what was expected, or a tp_size that does not divide the heads; RESOURCE_EXHAUSTED, the size.
 absl::StatusOr<StageWeights> LoadStageWeights(const std::string& model_dir,
                                               const ModelConfig& config, const Topology& topology,
                                               const Stage& stage, DType dtype, Device device);
