@@ -251,11 +251,12 @@ TEST(InferenceServiceTest, ADeadlineEndsTheRequest) {
 TEST(InferenceServiceTest, ASlowReaderGetsMergedDeltas) {
   ServedEngine served;
   served.Run();
-  constexpr uint32_t kTokens = 6000;
+  constexpr uint32_t kTokens = 4000;
   pb::GenerateRequest request = GreedyRequest(kTokens);
   request.mutable_response()->set_return_output_logprobs(true);
+  const auto stub = pb::Inference::NewStub(served.Connect(/*window=*/16384));
   grpc::ClientContext context;
-  const auto stream = served.inference().Generate(&context, request);
+  const auto stream = stub->Generate(&context, request);
   stream->WaitForInitialMetadata();
   ASSERT_TRUE(served.BecomesIdle());  // the engine does not wait for the reader
   Answer answer;
