@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -44,6 +45,10 @@ absl::Status CheckSampling(const SamplingParams& p) {
         absl::StrCat("top_k is ", p.top_k, "; it must be -1 or 0 (all tokens) or at least 1"));
   }
   return absl::OkStatus();
+}
+
+bool Contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
 SampleRow MakeSampleRow(const SamplingParams& p) {
@@ -273,9 +278,8 @@ void Engine::CommitSample(const SampledToken& sample) {
   if (!scheduler_->Append(live.id, sample.position, sample.token_id)) return;
   ++live.num_generated;
 
-  const std::vector<int32_t>& stops = live.request.stop_token_ids;
-  const bool eos = sample.token_id == options_.eos_token_id && !live.request.ignore_eos;
-  const bool stop = eos || std::find(stops.begin(), stops.end(), sample.token_id) != stops.end();
+  const bool eos = !live.request.ignore_eos && Contains(options_.eos_token_ids, sample.token_id);
+  const bool stop = eos || Contains(live.request.stop_token_ids, sample.token_id);
   TokenInfo token{sample.token_id, sample.logprob, ""};
   if (!stop && live.detokenizer != nullptr) token.text = live.detokenizer->Append(sample.token_id);
   live.sink->OnToken(token);

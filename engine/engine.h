@@ -36,13 +36,13 @@ struct StepResult;
 // The operator's choices and what follows from them; the same on every rank.
 struct EngineOptions {
   ParallelConfig parallel;
-  std::string model_id;    // as clients name it
-  int32_t vocab_size = 0;  // from the model, like the next two
-  int32_t eos_token_id = -1;
-  int64_t max_model_len = 0;  // tokens of prompt and output together
-  int64_t block_size = 16;    // tokens of a KV block
-  int64_t num_blocks = 0;     // KV blocks, the minimum over stages
-  int64_t max_num_seqs = 64;  // sequences that run at once
+  std::string model_id;                // as clients name it
+  int32_t vocab_size = 0;              // from the model, like the next two
+  std::vector<int32_t> eos_token_ids;  // any of them ends a sequence
+  int64_t max_model_len = 0;           // tokens of prompt and output together
+  int64_t block_size = 16;             // tokens of a KV block
+  int64_t num_blocks = 0;              // KV blocks, the minimum over stages
+  int64_t max_num_seqs = 64;           // sequences that run at once
   int64_t max_num_batched_tokens =
       512;  // tokens of one step: longer prompts are prefilled in chunks
 };

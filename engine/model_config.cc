@@ -233,11 +233,7 @@ absl::Status ReadEndOfSequence(const JsonView& root, ModelConfig* config) {
   const std::vector<JsonView> ids = value.IsArray() ? value.Elements() : std::vector{value};
   for (const JsonView& id : ids) {
     ASSIGN_OR_RETURN(const int64_t token, IntWithin(id, kKey, 0, config->vocab_size - 1));
-    if (config->eos_token_id < 0) {
-      config->eos_token_id = static_cast<int32_t>(token);
-    } else {
-      config->extra_eos_token_ids.push_back(static_cast<int32_t>(token));
-    }
+    config->eos_token_ids.push_back(static_cast<int32_t>(token));
   }
   return absl::OkStatus();
 }

@@ -34,13 +34,11 @@ struct ModelConfig {
   double rope_base = 10000.0;
   Activation activation = Activation::kGelu;
   bool use_parallel_residual = true;
-  bool use_key_value_mlp = false;    // K and V projections are two-layer MLPs
-  int64_t kv_intermediate_size = 0;  // of those; 0 without them
-  bool attention_bias = true;        // of query, key, value (their MLPs too) and dense
-  bool tie_word_embeddings = false;  // the LM head is embed_in; embed_out is not read
-  int32_t eos_token_id = -1;         // -1: none
-  // Further end-of-sequence tokens, where config.json has a list; requests stop at these too.
-  std::vector<int32_t> extra_eos_token_ids;
+  bool use_key_value_mlp = false;      // K and V projections are two-layer MLPs
+  int64_t kv_intermediate_size = 0;    // of those; 0 without them
+  bool attention_bias = true;          // of query, key, value (their MLPs too) and dense
+  bool tie_word_embeddings = false;    // the LM head is embed_in; embed_out is not read
+  std::vector<int32_t> eos_token_ids;  // any of them ends a sequence; often one, may be none
   KvSharing sharing;  // from kv_source, else from num_key_value_layers, else every layer owns
   ReuseKeys reuse_keys = ReuseKeys::kPostRope;
   // Not empty when the caller should tell the user something (the model shares KV and names no key

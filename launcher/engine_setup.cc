@@ -123,7 +123,7 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   engine.parallel = setup.model.parallel;
   engine.model_id = ModelId(flags.model.model);
   engine.vocab_size = static_cast<int32_t>(setup.model.config.vocab_size);
-  engine.eos_token_id = setup.model.config.eos_token_id;
+  engine.eos_token_ids = setup.model.config.eos_token_ids;
   engine.max_model_len = setup.model.max_model_len;
   engine.block_size = flags.model.block_size;
   engine.num_blocks = setup.model.memory.num_blocks;

@@ -16,10 +16,9 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& target) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
-  // An engine that is being started is tried often; gRPC's own back-off grows to two minutes.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
+  // A channel of its own for every attempt: what one channel learnt of a port that refused, the
+  // next one does not inherit.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // Engines are near; a proxy that the environment names for the web does not lead to them.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
@@ -73,6 +72,9 @@ absl::Status EngineClient::WaitForServing(absl::Duration timeout) {
                                                       absl::FormatDuration(timeout), ": ",
                                                       std::string(status.message())));
     }
+    // An engine that is being started refuses connections for a while, and gRPC would back off for
+    // seconds; a new channel tries at once.
+    channel_ = Connect(target_);
     absl::MutexLock lock(&mutex_);
     mutex_.AwaitWithTimeout(absl::Condition(&cancelled_), absl::Milliseconds(100));
     if (cancelled_) return CancelledStatus();

@@ -39,7 +39,7 @@ class EngineClient {
   absl::Status CheckServing(absl::Duration timeout);
 
   const std::string target_;
-  const std::shared_ptr<grpc::Channel> channel_;
+  std::shared_ptr<grpc::Channel> channel_;  // renewed while waiting for an engine
   absl::Mutex mutex_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ClientContext* running_ ABSL_GUARDED_BY(mutex_) = nullptr;

@@ -76,7 +76,7 @@ TEST(ModelConfigTest, ReadsStockPythia) {
   EXPECT_TRUE(config.attention_bias);
   EXPECT_FALSE(config.use_key_value_mlp);
   EXPECT_FALSE(config.tie_word_embeddings);
-  EXPECT_EQ(config.eos_token_id, 0);
+  EXPECT_EQ(config.eos_token_ids, std::vector<int32_t>{0});
   EXPECT_FALSE(config.sharing.shares());
   EXPECT_EQ(config.warning, "");
   EXPECT_EQ(config.torch_dtype, DType::kFloat16);
@@ -206,12 +206,11 @@ TEST(ModelConfigTest, KeyRule) {
 }
 
 TEST(ModelConfigTest, EndOfSequence) {
-  EXPECT_EQ(Read({{"eos_token_id", ""}}).eos_token_id, -1);
-  EXPECT_EQ(Read({{"eos_token_id", "null"}}).eos_token_id, -1);
-  EXPECT_EQ(Read({{"eos_token_id", "[]"}}).eos_token_id, -1);
+  EXPECT_TRUE(Read({{"eos_token_id", ""}}).eos_token_ids.empty());
+  EXPECT_TRUE(Read({{"eos_token_id", "null"}}).eos_token_ids.empty());
+  EXPECT_TRUE(Read({{"eos_token_id", "[]"}}).eos_token_ids.empty());
   const ModelConfig several = Read({{"eos_token_id", "[7, 50303]"}});
-  EXPECT_EQ(several.eos_token_id, 7);
-  EXPECT_EQ(several.extra_eos_token_ids, std::vector<int>{50303});
+  EXPECT_EQ(several.eos_token_ids, (std::vector<int32_t>{7, 50303}));
 }
 
 TEST(ModelConfigTest, DTypeInBothSpellings) {

@@ -60,7 +60,7 @@ Plan MakePlan(const std::string& model_dir, const LocalEngineOptions& options) {
                 options.max_num_batched_tokens, plan.config.max_position_embeddings};
   plan.engine.parallel = {options.tp_size, options.pp_size};
   plan.engine.vocab_size = static_cast<int32_t>(plan.config.vocab_size);
-  plan.engine.eos_token_id = plan.config.eos_token_id;
+  plan.engine.eos_token_ids = plan.config.eos_token_ids;
   plan.engine.max_model_len = plan.config.max_position_embeddings;
   plan.engine.block_size = options.block_size;
   plan.engine.num_blocks = options.num_blocks;
