@@ -49,7 +49,7 @@ class ServedEngine {
     EngineOptions options;
     options.model_id = "tiny";
     options.vocab_size = static_cast<int32_t>(config.vocab_size);
-    options.eos_token_id = config.eos_token_id;
+    options.eos_token_ids = config.eos_token_ids;
     options.max_model_len = config.max_position_embeddings;
     options.num_blocks = num_blocks;
     engine_ = std::make_unique<Engine>(options, tokenizer_.get());
