@@ -161,7 +161,7 @@ absl::Status RunClient(const ClientFlags& flags, const pb::GenerateRequest& requ
   });
   RETURN_IF_ERROR(client.WaitForServing(absl::Seconds(flags.ready_timeout)));
   StreamPrinter printer;
-  const absl::Status status = client.Generate(
+  absl::Status status = client.Generate(
       request, [&printer](const pb::GenerateResponse& event) { printer.Print(event); });
   if (status.ok()) printer.PrintFigures();
   return status;

@@ -64,8 +64,7 @@ absl::Status EngineClient::WaitForServing(absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
   while (true) {
     const absl::Duration left = deadline - absl::Now();
-    const absl::Status status =
-        CheckServing(std::clamp(left, absl::Milliseconds(100), absl::Seconds(2)));
+    absl::Status status = CheckServing(std::clamp(left, absl::Milliseconds(100), absl::Seconds(2)));
     if (status.ok()) return status;
     if (absl::Now() >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat(target_, " is not serving after ",
