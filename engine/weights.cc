@@ -23,7 +23,7 @@ class StageLoader {
   StageLoader(const Checkpoint& checkpoint, const ModelConfig& config, const Topology& topology,
               const Stage& stage, DType dtype, Device device);
 
-  absl::StatusOr<StageWeights> Load();
+  absl::StatusOr<StageWeights> Load(const std::function<void(double)>& progress);
 
  private:
   enum Part { kQuery, kKey, kValue };
@@ -89,15 +89,17 @@ StageLoader::StageLoader(const Checkpoint& checkpoint, const ModelConfig& config
   weights_.layers.resize(static_cast<size_t>(stage.end_layer - stage.first_layer));
 }
 
-absl::StatusOr<StageWeights> StageLoader::Load() {
+absl::StatusOr<StageWeights> StageLoader::Load(const std::function<void(double)>& progress) {
   RETURN_IF_ERROR(Plan());
   TensorReader reader(checkpoint_);
   for (const Transfer& transfer : transfers_)
     RETURN_IF_ERROR(reader.Check(transfer.name, transfer.stored_shape));
   RETURN_IF_ERROR(TakeMemory());
-  for (const Transfer& transfer : transfers_) {
+  for (size_t i = 0; i < transfers_.size(); ++i) {
+    const Transfer& transfer = transfers_[i];
     const Tensor dst = transfer.dst->Rows(transfer.dst_row, transfer.block.num_rows);
     RETURN_IF_ERROR(reader.Read(transfer.name, transfer.block, dst));
+    if (progress) progress(static_cast<double>(i + 1) / static_cast<double>(transfers_.size()));
   }
   const bool tied = config_.tie_word_embeddings && topology_.first_stage();
   if (tied && topology_.last_stage()) weights_.embed_out = weights_.embed_in;
@@ -298,7 +300,8 @@ int64_t StageWeights::num_bytes() const {
 
 absl::StatusOr<StageWeights> LoadStageWeights(const std::string& model_dir,
                                               const ModelConfig& config, const Topology& topology,
-                                              const Stage& stage, DType dtype, Device device) {
+                                              const Stage& stage, DType dtype, Device device,
+                                              const std::function<void(double)>& progress) {
   CHECK(stage.first_layer >= 0 && stage.first_layer < stage.end_layer);
   CHECK_LE(stage.end_layer, config.num_layers);
   if (dtype != DType::kFloat32 && dtype != DType::kBFloat16) {
@@ -310,7 +313,7 @@ absl::StatusOr<StageWeights> LoadStageWeights(const std::string& model_dir,
   RETURN_IF_ERROR(CheckTpDividesHeads(config.num_heads, topology.config.tp_size));
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model_dir));
   RETURN_IF_ERROR(CheckHasHead(checkpoint, model_dir));
-  return StageLoader(checkpoint, config, topology, stage, dtype, device).Load();
+  return StageLoader(checkpoint, config, topology, stage, dtype, device).Load(progress);
 }
 
 }  // namespace polystrate

@@ -7,6 +7,7 @@
 // rank, vocabulary rows to equal shares.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -68,8 +69,10 @@ struct StageWeights {
 // the share. What the model has no use for (buffers, K and V of reusers) is not looked at.
 // NOT_FOUND names the file or the missing tensor; INVALID_ARGUMENT the tensor, its shape or dtype
 // and what was expected, or a tp_size that does not divide the heads; RESOURCE_EXHAUSTED, the size.
+// `progress`, if given, is called after each tensor with the share of tensors read, (0, 1].
 absl::StatusOr<StageWeights> LoadStageWeights(const std::string& model_dir,
                                               const ModelConfig& config, const Topology& topology,
-                                              const Stage& stage, DType dtype, Device device);
+                                              const Stage& stage, DType dtype, Device device,
+                                              const std::function<void(double)>& progress = {});
 
 }  // namespace polystrate

@@ -7,10 +7,23 @@
 #include "absl/time/clock.h"
 #include "engine/worker.h"
 #include "kernels/core/status.h"
+#include "launcher/progress.h"
 #include "launcher/rank_session.h"
 
 namespace polystrate {
 namespace {
+
+// What is counted over all requests.
+struct Tally {
+  absl::Time first_token = absl::InfiniteFuture();
+  size_t num_requests = 0;
+  size_t num_finished = 0;
+  Progress progress{"requests finished", /*shown=*/true};
+
+  void CountFinished() {
+    progress.Update(static_cast<double>(++num_finished) / static_cast<double>(num_requests));
+  }
+};
 
 // Collects one request's output. Called on the engine's thread, read after Run() has returned.
 class CollectingSink : public TokenSink {
@@ -23,7 +36,7 @@ class CollectingSink : public TokenSink {
     output_->prompt_logprobs = logprobs;
   }
   void OnToken(const TokenInfo& token) override {
-    *first_token_ = std::min(*first_token_, absl::Now());
+    tally_->first_token = std::min(tally_->first_token, absl::Now());
     output_->token_ids.push_back(token.token_id);
     output_->logprobs.push_back(token.logprob);
     Emit(token);
@@ -31,8 +44,12 @@ class CollectingSink : public TokenSink {
   void OnFinished(const Finished& finished) override {
     output_->reason = finished.reason;
     if (!finished.text.empty()) Emit({.token_id = -1, .logprob = 0, .text = finished.text});
+    tally_->CountFinished();
   }
-  void OnError(const absl::Status& status) override { output_->status = status; }
+  void OnError(const absl::Status& status) override {
+    output_->status = status;
+    tally_->CountFinished();
+  }
 
  private:
   void Emit(const TokenInfo& token) {
@@ -42,7 +59,7 @@ class CollectingSink : public TokenSink {
 
   const size_t index_;
   const OfflineJob& job_;
-  absl::Time* const first_token_;
+  Tally* const tally_;
   OfflineOutput* const output_;
 };
 
@@ -53,15 +70,16 @@ struct Driver {
   std::vector<GenerationRequest> requests;
   std::vector<OfflineOutput> outputs;
   std::vector<std::unique_ptr<CollectingSink>> sinks;
-  absl::Time first_token = absl::InfiniteFuture();
+  Tally tally;
 
   absl::Status Prepare(const EngineFlags& flags, const EngineSetup& setup, const OfflineJob& job) {
     ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(flags.model.model));
     engine = std::make_unique<Engine>(setup.engine, tokenizer.get());
     ASSIGN_OR_RETURN(requests, job.requests(tokenizer.get()));
     outputs.resize(requests.size());
+    tally.num_requests = requests.size();
     for (size_t i = 0; i < requests.size(); ++i) {
-      sinks.push_back(std::make_unique<CollectingSink>(i, job, &first_token, &outputs[i]));
+      sinks.push_back(std::make_unique<CollectingSink>(i, job, &tally, &outputs[i]));
       const absl::Status status = engine->Submit(requests[i], sinks[i].get());
       if (status.ok()) continue;
       return requests.size() == 1
@@ -77,7 +95,7 @@ struct Driver {
 OfflineStats MakeStats(const Driver& driver, absl::Time begin) {
   OfflineStats stats;
   stats.wall = absl::Now() - begin;
-  stats.first_token = driver.first_token - begin;
+  stats.first_token = driver.tally.first_token - begin;
   for (const auto& request : driver.requests) stats.prompt_tokens += request.prompt.size();
   for (const auto& output : driver.outputs) stats.generated_tokens += output.token_ids.size();
   return stats;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/core/status.h"
+#include "launcher/progress.h"
 
 namespace polystrate {
 namespace {
@@ -62,8 +63,10 @@ absl::Status RankSession::Load(const std::string& model_dir, const EngineSetup& 
 absl::Status RankSession::LoadThisRank(const std::string& model_dir, const EngineSetup& setup) {
   const ModelSetup& model = setup.model;
   const Stage& stage = model.stage_plan.stages[topology_.pp_rank()];
-  ASSIGN_OR_RETURN(StageWeights weights, LoadStageWeights(model_dir, model.config, topology_, stage,
-                                                          model.dtype, stream_.device()));
+  Progress progress("loading weights", /*shown=*/first());
+  ASSIGN_OR_RETURN(StageWeights weights,
+                   LoadStageWeights(model_dir, model.config, topology_, stage, model.dtype,
+                                    stream_.device(), [&](double done) { progress.Update(done); }));
   const RankContext rank{topology_, stream_, groups_};
   ASSIGN_OR_RETURN(
       stage_, PipelineStage::Create(rank, model.config, stage, std::move(weights), setup.stage));
