@@ -5,97 +5,14 @@
 // scores = Q K^T, softmax update, output += P V. Bytes moved: each K and V byte of the range once
 // per tile.
 #include "kernels/cpu/isa/kernels.h"
+#include "kernels/cpu/isa/multiply.h"
 #include "kernels/cpu/isa/simd.h"
 
 namespace polystrate::cpu::POLYSTRATE_ISA {
 namespace {
 
 constexpr int kKeys = kAttentionKeys;
-constexpr int kTileRows = 6;
-constexpr int kTileVectors = kVectorRegisters / 8;  // 6 x 4 or 6 x 2 sums in registers
-constexpr int kFewRows = 4;  // up to here the scores are dot products; beyond, K is transposed
-
-// c[kRows, kVectors * kLanes] = (accumulate ? c : 0) + a[kRows, k] b[k, ...]
-template <int kRows, int kVectors>
-POLYSTRATE_INLINE void MultiplyTile(const float* a, int64_t a_stride, const float* b,
-                                    int64_t b_stride, int k, float* c, int64_t c_stride,
-                                    bool accumulate) {
-  Vec acc[kRows][kVectors];
-  POLYSTRATE_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    POLYSTRATE_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      acc[r][v] = accumulate ? Load(c + r * c_stride + v * kLanes) : Zero();
-    }
-  }
-  for (int i = 0; i < k; ++i) {
-    Vec column[kVectors];
-    POLYSTRATE_UNROLL
-    for (int v = 0; v < kVectors; ++v) column[v] = Load(b + i * b_stride + v * kLanes);
-    POLYSTRATE_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const Vec x = Set(a[r * a_stride + i]);
-      POLYSTRATE_UNROLL
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = Fma(x, column[v], acc[r][v]);
-    }
-  }
-  POLYSTRATE_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    POLYSTRATE_UNROLL
-    for (int v = 0; v < kVectors; ++v) Store(c + r * c_stride + v * kLanes, acc[r][v]);
-  }
-}
-
-struct Matrices {
-  const float* a;
-  int64_t a_stride;
-  const float* b;
-  int64_t b_stride;
-  float* c;
-  int64_t c_stride;
-  int rows;
-  int k;
-  bool accumulate;
-};
-
-template <int kVectors>
-void MultiplyColumns(const Matrices& m, int64_t column) {
-  int r = 0;
-  const float* b = m.b + column;
-  float* c = m.c + column;
-  for (; r + kTileRows <= m.rows; r += kTileRows) {
-    MultiplyTile<kTileRows, kVectors>(m.a + r * m.a_stride, m.a_stride, b, m.b_stride, m.k,
-                                      c + r * m.c_stride, m.c_stride, m.accumulate);
-  }
-  const float* a = m.a + r * m.a_stride;
-  c += r * m.c_stride;
-  switch (m.rows - r) {
-    case 1:
-      return MultiplyTile<1, kVectors>(a, m.a_stride, b, m.b_stride, m.k, c, m.c_stride,
-                                       m.accumulate);
-    case 2:
-      return MultiplyTile<2, kVectors>(a, m.a_stride, b, m.b_stride, m.k, c, m.c_stride,
-                                       m.accumulate);
-    case 3:
-      return MultiplyTile<3, kVectors>(a, m.a_stride, b, m.b_stride, m.k, c, m.c_stride,
-                                       m.accumulate);
-    case 4:
-      return MultiplyTile<4, kVectors>(a, m.a_stride, b, m.b_stride, m.k, c, m.c_stride,
-                                       m.accumulate);
-    case 5:
-      return MultiplyTile<5, kVectors>(a, m.a_stride, b, m.b_stride, m.k, c, m.c_stride,
-                                       m.accumulate);
-  }
-}
-
-// Columns [0, n) in steps of whole vectors; n is a multiple of kLanes.
-void Multiply(const Matrices& m, int64_t n) {
-  int64_t column = 0;
-  for (; column + kTileVectors * kLanes <= n; column += kTileVectors * kLanes) {
-    MultiplyColumns<kTileVectors>(m, column);
-  }
-  for (; column < n; column += kLanes) MultiplyColumns<1>(m, column);
-}
+constexpr int kFewRows = 16;  // up to here reading K and V costs more than multiplying them
 
 // Float32 scratch of one task, rows of `width` floats.
 struct Scratch {
@@ -147,32 +64,63 @@ inline void RotateRow(float* head, const float* cos_sin, int rotary_dim) {
   });
 }
 
-// Keys [begin, begin + count) and their values into scratch, one block's run of rows after another.
+// The rows of one position and those that follow it in its block.
 template <typename T>
-void Gather(const AttentionTask& task, int64_t begin, int count, const Scratch& s) {
-  const Vec one = Set(1.0f);
-  int j = 0;
-  while (j < count) {
-    const int64_t position = begin + j;
-    const int64_t offset = position % task.block_size;
-    const int64_t start =
-        task.block_table[position / task.block_size] * task.block_stride + offset * task.head_dim;
-    const int end = count - j < task.block_size - offset
-                        ? count
-                        : j + static_cast<int>(task.block_size - offset);
-    const T* key = static_cast<const T*>(task.key) + start;
-    const T* value = static_cast<const T*>(task.value) + start;
-    for (; j < end; ++j, key += task.head_dim, value += task.head_dim) {
-      LoadHead(key, task.head_dim, s.width, one, s.key + j * s.width);
-      LoadHead(value, task.head_dim, s.width, one, s.value + j * s.width);
-      if (task.cos_sin != nullptr) {
-        RotateRow(s.key + j * s.width, task.cos_sin + (begin + j) * task.rotary_dim,
-                  task.rotary_dim);
-      }
-    }
+struct Run {
+  const T* rows;
+  int64_t length;
+};
+
+template <typename T>
+inline Run<T> RunAt(const AttentionTask& task, const void* cache, int64_t position) {
+  const int64_t offset = position % task.block_size;
+  const int64_t block = task.block_table[position / task.block_size];
+  return {static_cast<const T*>(cache) + block * task.block_stride + offset * task.head_dim,
+          task.block_size - offset};
+}
+
+// Copies `rows` heads that follow each other to float32 rows of `width`.
+template <typename T>
+inline void LoadRows(const T* from, int rows, int head_dim, int64_t width, float* to) {
+  if (width == head_dim) {  // no padding: all rows are one
+    ForEachVector(rows * width, [&](int64_t i, int) { Store(to + i, Load(from + i)); });
+    return;
   }
-  // Whole vectors of keys are multiplied; what lies behind the last one must be finite.
-  for (; j % kLanes != 0; ++j) {
+  for (int r = 0; r < rows; ++r) {
+    LoadHead(from + int64_t{r} * head_dim, head_dim, width, Set(1.0f), to + r * width);
+  }
+}
+
+// Copies positions [begin, begin + count) of `cache` to float32 rows, one block's run after
+// another. Meanwhile asks for those of the next step: blocks lie anywhere, which no hardware
+// foresees.
+template <typename T>
+void Gather(const AttentionTask& task, const void* cache, int64_t begin, int count, int64_t width,
+            float* to) {
+  constexpr int64_t kPerLine = 64 / sizeof(T);
+  for (int j = 0; j < count;) {
+    const Run<T> run = RunAt<T>(task, cache, begin + j);
+    const int rows = static_cast<int>(run.length < count - j ? run.length : count - j);
+    if (begin + j + kKeys < task.key_end) {
+      const Run<T> next = RunAt<T>(task, cache, begin + j + kKeys);
+      const int64_t next_rows = next.length < rows ? next.length : rows;
+      for (int64_t i = 0; i < next_rows * task.head_dim; i += kPerLine) Prefetch(next.rows + i);
+    }
+    LoadRows(run.rows, rows, task.head_dim, width, to + j * width);
+    j += rows;
+  }
+}
+
+// Keys as above, rotated if asked, and followed by zeros up to a whole vector of keys: what is
+// multiplied must be finite.
+template <typename T>
+void GatherKeys(const AttentionTask& task, int64_t begin, int count, const Scratch& s) {
+  Gather<T>(task, task.key, begin, count, s.width, s.key);
+  int j = 0;
+  for (; j < count && task.cos_sin != nullptr; ++j) {
+    RotateRow(s.key + j * s.width, task.cos_sin + (begin + j) * task.rotary_dim, task.rotary_dim);
+  }
+  for (j = count; j % kLanes != 0; ++j) {
     for (int64_t i = 0; i < s.width; i += kLanes) Store(s.key + j * s.width + i, Zero());
   }
 }
@@ -190,21 +138,19 @@ void TransposeKeys(int count, const Scratch& s) {
   }
 }
 
-// scores of one row as dot products, kLanes keys at a time.
-void DotScores(const float* query, int count, const Scratch& s, float* scores) {
-  for (int j = 0; j < count; j += kLanes) {
-    Vec acc[kLanes];
+// Scores of one row with the kLanes keys in s.key as dot products.
+Vec DotScores(const float* query, const Scratch& s) {
+  Vec acc[kLanes];
+  POLYSTRATE_UNROLL
+  for (int key = 0; key < kLanes; ++key) acc[key] = Zero();
+  for (int64_t i = 0; i < s.width; i += kLanes) {
+    const Vec q = Load(query + i);
     POLYSTRATE_UNROLL
-    for (int key = 0; key < kLanes; ++key) acc[key] = Zero();
-    for (int64_t i = 0; i < s.width; i += kLanes) {
-      const Vec q = Load(query + i);
-      POLYSTRATE_UNROLL
-      for (int key = 0; key < kLanes; ++key) {
-        acc[key] = Fma(q, Load(s.key + (j + key) * s.width + i), acc[key]);
-      }
+    for (int key = 0; key < kLanes; ++key) {
+      acc[key] = Fma(q, Load(s.key + key * s.width + i), acc[key]);
     }
-    Store(scores + j, TransposeSum(acc));
   }
+  return TransposeSum(acc);
 }
 
 // Turns the first `visible` scores of row r into weights, zeroes those up to `padded`, and rescales
@@ -241,32 +187,73 @@ void UpdateSoftmax(int r, int visible, int padded, const Scratch& s) {
   }
 }
 
-// One step: keys [begin, begin + count), of which row r may see those below its own position.
+// Rows [first, first + rows) of the task and the keys [begin, begin + count).
+struct StepRange {
+  int64_t begin;
+  int count;
+  int first;
+  int rows;
+};
+
+// Few rows: the cache's bytes are what costs. K and V are taken kLanes rows at a time, so that the
+// memory always has requests to work on while these are multiplied.
+template <typename T>
+void ScoreFewRows(const AttentionTask& task, const StepRange& step, const Scratch& s) {
+  for (int j = 0; j < step.count; j += kLanes) {
+    const int count = step.count - j < kLanes ? step.count - j : kLanes;
+    GatherKeys<T>(task, step.begin + j, count, s);
+    for (int r = step.first; r < step.first + step.rows; ++r) {
+      Store(s.scores + r * kKeys + j, DotScores(s.query + r * s.width, s));
+    }
+  }
+}
+
+template <typename T>
+void WeighFewRows(const AttentionTask& task, const StepRange& step, const Scratch& s) {
+  for (int j = 0; j < step.count; j += kLanes) {
+    const int count = step.count - j < kLanes ? step.count - j : kLanes;
+    Gather<T>(task, task.value, step.begin + j, count, s.width, s.value);
+    Multiply({s.scores + step.first * kKeys + j, kKeys, s.value, s.width,
+              s.out + step.first * s.width, s.width, step.rows, count, true},
+             s.width);
+  }
+}
+
+// Many rows: arithmetic is what costs. One transposition of K serves all rows.
+template <typename T>
+void ScoreManyRows(const AttentionTask& task, const StepRange& step, const Scratch& s) {
+  GatherKeys<T>(task, step.begin, step.count, s);
+  TransposeKeys(step.count, s);
+  Multiply({s.query + step.first * s.width, s.width, s.key_columns, kKeys,
+            s.scores + step.first * kKeys, kKeys, step.rows, task.head_dim, false},
+           (step.count + kLanes - 1) / kLanes * kLanes);
+}
+
+template <typename T>
+void WeighManyRows(const AttentionTask& task, const StepRange& step, const Scratch& s) {
+  Gather<T>(task, task.value, step.begin, step.count, s.width, s.value);
+  Multiply({s.scores + step.first * kKeys, kKeys, s.value, s.width, s.out + step.first * s.width,
+            s.width, step.rows, step.count, true},
+           s.width);
+}
+
+// One step: keys [begin, begin + count), of which row r may see those up to its own position.
+template <typename T>
 void Step(const AttentionTask& task, int64_t begin, int count, const Scratch& s) {
   // Rows whose token lies before the first key of the step see nothing of it; they come first.
-  int64_t hidden = (begin - task.first_position) * task.num_heads - task.first_row;
+  const int64_t hidden = (begin - task.first_position) * task.num_heads - task.first_row;
   const int first = hidden > 0 ? static_cast<int>(hidden) : 0;
   if (first >= task.num_rows) return;
-  const int rows = task.num_rows - first;
-  const int padded = (count + kLanes - 1) / kLanes * kLanes;
-  float* scores = s.scores + first * kKeys;
-  const float* query = s.query + first * s.width;
-  if (task.num_rows <= kFewRows) {
-    for (int r = 0; r < rows; ++r) {
-      DotScores(query + r * s.width, count, s, scores + r * kKeys);
-    }
-  } else {
-    TransposeKeys(count, s);
-    Multiply({query, s.width, s.key_columns, kKeys, scores, kKeys, rows, task.head_dim, false},
-             padded);
-  }
+  const StepRange step = {begin, count, first, task.num_rows - first};
+  const bool few_rows = task.num_rows <= kFewRows;
+  few_rows ? ScoreFewRows<T>(task, step, s) : ScoreManyRows<T>(task, step, s);
   for (int r = first; r < task.num_rows; ++r) {
     const int64_t position = task.first_position + (task.first_row + r) / task.num_heads;
     const int64_t visible = position + 1 - begin;
-    UpdateSoftmax(r, visible < count ? static_cast<int>(visible) : count, padded, s);
+    UpdateSoftmax(r, visible < count ? static_cast<int>(visible) : count,
+                  (count + kLanes - 1) / kLanes * kLanes, s);
   }
-  Multiply({scores, kKeys, s.value, s.width, s.out + first * s.width, s.width, rows, count, true},
-           s.width);
+  few_rows ? WeighFewRows<T>(task, step, s) : WeighManyRows<T>(task, step, s);
 }
 
 template <typename T>
@@ -304,8 +291,7 @@ void Attend(const AttentionTask& task) {
   for (int64_t begin = task.key_begin; begin < task.key_end; begin += kKeys) {
     const int64_t rest = task.key_end - begin;
     const int count = rest < kKeys ? static_cast<int>(rest) : kKeys;
-    Gather<T>(task, begin, count, s);
-    Step(task, begin, count, s);
+    Step<T>(task, begin, count, s);
   }
   WriteResults<T>(task, s);
 }
