@@ -136,7 +136,7 @@ absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
   if (draining_) return absl::UnavailableError("the engine is draining and takes no new requests");
   live->id = next_id_++;
   if (request.request_id.empty()) request.request_id = absl::StrCat("polystrate-", live->id);
-  if (!ids_.emplace(request.request_id, live->id).second) {
+  if (!identities_.emplace(request.request_id, Identity{live->id, sink}).second) {
     return absl::AlreadyExistsError(
         absl::StrCat("request_id \"", request.request_id, "\" is that of a live request"));
   }
@@ -147,19 +147,20 @@ absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
   return absl::OkStatus();
 }
 
-absl::Status Engine::Cancel(const std::string& request_id) {
+absl::Status Engine::Cancel(const std::string& request_id, const TokenSink* sink) {
   absl::MutexLock lock(&mutex_);
-  auto found = ids_.find(request_id);
-  if (found == ids_.end()) {
+  auto found = identities_.find(request_id);
+  const bool live = found != identities_.end() && (sink == nullptr || found->second.sink == sink);
+  if (!live) {
     return absl::NotFoundError(absl::StrCat("no live request has the id \"", request_id, "\""));
   }
-  cancelled_.push_back(found->second);
+  cancelled_.push_back(found->second.id);
   return absl::OkStatus();
 }
 
 void Engine::CancelAll() {
   absl::MutexLock lock(&mutex_);
-  for (const auto& [request_id, id] : ids_) cancelled_.push_back(id);
+  for (const auto& [request_id, live] : identities_) cancelled_.push_back(live.id);
 }
 
 void Engine::BeginDrain(absl::Duration timeout) {
@@ -301,7 +302,7 @@ std::unique_ptr<Engine::LiveRequest> Engine::Release(uint64_t id) {
   scheduler_->Remove(id);
   PublishLoad();
   absl::MutexLock lock(&mutex_);
-  ids_.erase(live->request.request_id);
+  identities_.erase(live->request.request_id);
   return live;
 }
 

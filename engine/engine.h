@@ -70,8 +70,9 @@ class Engine {
   // RESOURCE_EXHAUSTED when it could never fit the KV cache; ALREADY_EXISTS for a live request_id;
   // UNAVAILABLE while draining. After OK the sink gets exactly one OnFinished or OnError.
   absl::Status Submit(GenerationRequest request, TokenSink* sink);
-  // Ends a live request with OnFinished(kCancelled) soon; NOT_FOUND otherwise.
-  absl::Status Cancel(const std::string& request_id);
+  // Ends a live request with OnFinished(kCancelled) soon; NOT_FOUND otherwise. With a sink, only if
+  // it is that sink's: the id may be another request's by now.
+  absl::Status Cancel(const std::string& request_id, const TokenSink* sink = nullptr);
   void CancelAll();
   // Idempotent; the earliest deadline wins.
   void BeginDrain(absl::Duration timeout);
@@ -110,7 +111,11 @@ class Engine {
   mutable absl::Mutex mutex_;
   Commands submitted_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint64_t> cancelled_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_map<std::string, uint64_t> ids_ ABSL_GUARDED_BY(mutex_);  // live request_ids
+  struct Identity {
+    uint64_t id;  // of its sequence
+    const TokenSink* sink;
+  };
+  absl::flat_hash_map<std::string, Identity> identities_ ABSL_GUARDED_BY(mutex_);  // by request_id
   uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();

@@ -143,7 +143,7 @@ void GenerateReactor::OnCancel() {
     cancel = live_;
   }
   // NOT_FOUND: it has just ended by itself.
-  if (cancel) engine_.Cancel(request_id_).IgnoreError();
+  if (cancel) engine_.Cancel(request_id_, this).IgnoreError();
   Advance();
 }
 

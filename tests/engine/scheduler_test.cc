@@ -12,6 +12,8 @@
 #include <random>
 #include <utility>
 
+#include "tests/testing/full_length.h"
+
 namespace polystrate {
 namespace {
 
@@ -214,7 +216,8 @@ class SchedulerLoad : public ::testing::TestWithParam<int> {};
 TEST_P(SchedulerLoad, NeverReadsWhatIsNotThereAndAlwaysEnds) {
   const int pp_size = GetParam();
   std::mt19937_64 random(pp_size);
-  for (uint64_t seed = 0; seed < 60; ++seed) {
+  const uint64_t rounds = Length(60, 5000);
+  for (uint64_t seed = 0; seed < rounds; ++seed) {
     Load load;
     load.options.block_size = 1 + random() % 8;
     load.options.num_blocks = 2 + random() % 40;  // often far too few
