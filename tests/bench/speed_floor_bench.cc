@@ -106,7 +106,7 @@ class Model {
     for (const Layer& layer : layers_) RunLayer(stream, layer, tokens, context, batch);
     const Tensor last = hidden.Rows(tokens - 1, 1), normed = (*normed_).Rows(0, 1);
     LayerNorm(stream, last, *layers_[0].norm_weight, *layers_[0].norm_bias, 1e-5f, normed);
-    Gemm(stream, normed, *lm_head_, Tensor(), *logits_);
+    TimedGemm(stream, normed, *lm_head_, Tensor(), *logits_, {});
   }
 
   // Weights and cache read for one decoded token.
@@ -176,26 +176,37 @@ class Model {
   double attention_seconds_ = 0.0, gemm_seconds_ = 0.0;
 };
 
-// Bytes per second of summing 1 GiB with all threads.
+// Sum of `count` words, with as many loads under way as the core can have.
+__attribute__((target("avx2"))) uint64_t SumWords(const uint64_t* data, int64_t count) {
+  using Words = uint64_t __attribute__((vector_size(32)));
+  Words lanes[8] = {};
+  const auto* words = reinterpret_cast<const Words*>(data);
+  for (int64_t i = 0; i < count / 4; i += 8) {
+    for (int lane = 0; lane < 8; lane += 2) __builtin_prefetch(words + i + lane + 128);
+    for (int lane = 0; lane < 8; ++lane) lanes[lane] += words[i + lane];
+  }
+  uint64_t sum = 0;
+  for (const Words& lane : lanes) sum += lane[0] + lane[1] + lane[2] + lane[3];
+  return sum;
+}
+
+// Bytes per second of summing 1 GiB with all threads, at best.
 double MeasureReadBandwidth(int num_threads) {
-  constexpr int64_t kCount = int64_t{1} << 27;
+  constexpr int64_t kCount = int64_t{1} << 27, kChunk = 1 << 15;
   auto buffer = Buffer::Allocate(Device{}, kCount * 8);
   CHECK(buffer.ok());
   auto* data = static_cast<uint64_t*>(buffer->data());
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (int64_t i = 0; i < kCount; ++i) data[i] = static_cast<uint64_t>(i);
+  std::fill_n(data, kCount, uint64_t{3});
   uint64_t total = 0;
-  const Timing timing = Time(9, [&] {
+  const Timing timing = Time(19, [&] {
     uint64_t sum = 0;
-#pragma omp parallel for num_threads(num_threads) schedule(static) reduction(+ : sum)
-    for (int64_t chunk = 0; chunk < kCount / 512; ++chunk) {
-      uint64_t lanes[32] = {};
-      for (int64_t i = 0; i < 512; ++i) lanes[i % 32] += data[chunk * 512 + i];
-      for (uint64_t lane : lanes) sum += lane;
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 1) reduction(+ : sum)
+    for (int64_t chunk = 0; chunk < kCount / kChunk; ++chunk) {
+      sum += SumWords(data + chunk * kChunk, kChunk);
     }
     total += sum;
   });
-  if (total == 1) std::printf("\n");  // keeps the sums
+  CHECK_EQ(total, 20 * 3 * static_cast<uint64_t>(kCount));  // keeps the sums
   return static_cast<double>(kCount) * 8.0 / timing.fastest;
 }
 
@@ -210,7 +221,7 @@ double MeasureMatrixRate(const Stream& stream, DType dtype) {
 
 void Print(const char* what, const Timing& t, double amount, double unit, const char* unit_name,
            double limit) {
-  std::printf("%-22s %8.3f ms (10%%..90%%: %.3f..%.3f)  %8.2f %s = %.0f%% of the limit\n", what,
+  std::printf("%-20s %8.3f ms (10%%..90%%: %.3f..%.3f)  %8.2f %s = %.0f%% of the limit\n", what,
               t.median * 1e3, t.fastest * 1e3, t.slowest * 1e3, amount / t.median / unit, unit_name,
               100.0 * amount / t.median / limit);
 }
@@ -223,19 +234,24 @@ void Main(int num_threads, int64_t context) {
   std::printf("%d threads; limits: read %.1f GB/s, matrix float32 %.3f, bfloat16 %.3f TFLOP/s\n",
               num_threads, bandwidth / kGiga, float32_rate / kTera, bfloat16_rate / kTera);
   Model model;
-  const Timing decode = Time(31, [&] { model.Forward(stream, 1, context); });
+  constexpr int kDecodeRepetitions = 31, kPrefillRepetitions = 11;
+  const Timing decode = Time(kDecodeRepetitions, [&] { model.Forward(stream, 1, context); });
   Print("decode, batch 1", decode, Model::BytesPerToken(context), kGiga, "GB/s", bandwidth);
-  std::printf("%-22s %.1f tokens/s at context %lld, %.0f MB per token\n", "", 1.0 / decode.median,
-              static_cast<long long>(context), Model::BytesPerToken(context) / 1e6);
+  std::printf(
+      "%-20s %.1f tokens/s at context %lld, %.0f MB per token; GEMM %.2f ms, attention "
+      "%.2f ms (means)\n",
+      "", 1.0 / decode.median, static_cast<long long>(context), Model::BytesPerToken(context) / 1e6,
+      model.gemm_seconds() / (kDecodeRepetitions + 1) * 1e3,
+      model.attention_seconds() / (kDecodeRepetitions + 1) * 1e3);
   const double operations = Model::LayerOperations(kPrefill) + Model::AttentionOperations(kPrefill);
   model.ResetClocks();
-  constexpr int kRepetitions = 11;
-  const Timing prefill = Time(kRepetitions, [&] { model.Forward(stream, kPrefill, kPrefill); });
+  const Timing prefill =
+      Time(kPrefillRepetitions, [&] { model.Forward(stream, kPrefill, kPrefill); });
   Print("prefill, 512 tokens", prefill, operations, kTera, "TFLOP/s", bfloat16_rate);
-  const double gemm = model.gemm_seconds() / (kRepetitions + 1);
-  const double attention = model.attention_seconds() / (kRepetitions + 1);
+  const double gemm = model.gemm_seconds() / (kPrefillRepetitions + 1);
+  const double attention = model.attention_seconds() / (kPrefillRepetitions + 1);
   std::printf(
-      "%-22s %.0f tokens/s; GEMM %.1f ms, %.3f TFLOP/s; attention %.1f ms, %.3f TFLOP/s = "
+      "%-20s %.0f tokens/s; GEMM %.1f ms, %.3f TFLOP/s; attention %.1f ms, %.3f TFLOP/s = "
       "%.0f%% of the float32 limit\n",
       "", kPrefill / prefill.median, gemm * 1e3, Model::LayerOperations(kPrefill) / gemm / kTera,
       attention * 1e3, Model::AttentionOperations(kPrefill) / attention / kTera,
