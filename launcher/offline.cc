@@ -1,5 +1,6 @@
 #include "launcher/offline.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 
@@ -28,9 +29,8 @@ struct Tally {
 // Collects one request's output. Called on the engine's thread, read after Run() has returned.
 class CollectingSink : public TokenSink {
  public:
-  CollectingSink(size_t index, const OfflineJob& job, absl::Time* first_token,
-                 OfflineOutput* output)
-      : index_(index), job_(job), first_token_(first_token), output_(output) {}
+  CollectingSink(size_t index, const OfflineJob& job, Tally* tally, OfflineOutput* output)
+      : index_(index), job_(job), tally_(tally), output_(output) {}
 
   void OnPrompt(const std::vector<float>& logprobs) override {
     output_->prompt_logprobs = logprobs;
