@@ -22,6 +22,7 @@ struct Tally {
   Progress progress{"requests finished", /*shown=*/true};
 
   void CountFinished() {
+    if (num_requests == 1) return;  // its text is progress enough
     progress.Update(static_cast<double>(++num_finished) / static_cast<double>(num_requests));
   }
 };

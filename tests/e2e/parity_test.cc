@@ -23,8 +23,8 @@ struct Line {
 
 std::vector<Line> ParseLines(const std::string& text) {
   std::vector<Line> lines;
-  for (const std::string line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
-    const auto json = Json::Parse(line, "output");
+  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    const auto json = Json::Parse(std::string(line), "output");
     if (!json.ok()) return {};
     Line parsed;
     for (const JsonView& id : json->root().GetArray("token_ids")->Elements()) {
