@@ -112,7 +112,7 @@ void ConcatColumns(const Stream& stream, const Tensor& parts, const Tensor& out)
 
 // How one row of logits becomes a token. temperature 0 (< 1e-5) is argmax, the lowest id winning
 // ties; otherwise logits / temperature, then top_k (0: all), then top_p (the smallest set of most
-// likely tokens whose probability reaches top_p), then one draw.
+// likely tokens whose probability, among those top_k left, reaches top_p), then one draw.
 struct SampleRow {
   float temperature = 1.0f;
   int32_t top_k = 0;

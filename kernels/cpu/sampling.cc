@@ -55,18 +55,6 @@ int32_t DrawFromAll(const CpuContext& context, const Row& row, double uniform, A
   return last;  // rounding may leave the target just above the whole sum: then the last one
 }
 
-// How many of the first `count` candidates, sorted, top_p keeps of a distribution that sums to
-// total; 0 when they are not enough.
-int64_t Nucleus(const Row& row, const Candidate* candidates, int64_t count, double top_p,
-                double total) {
-  double cumulative = 0.0;
-  for (int64_t i = 0; i < count; ++i) {
-    cumulative += row.Weight(candidates[i].logit);
-    if (cumulative >= top_p * total) return i + 1;
-  }
-  return 0;
-}
-
 // Sorts the best `count` candidates to the front.
 void SortBest(Candidate* candidates, int64_t count, int64_t num_candidates) {
   if (count < num_candidates) {
@@ -75,41 +63,59 @@ void SortBest(Candidate* candidates, int64_t count, int64_t num_candidates) {
   std::sort(candidates, candidates + count, Before);
 }
 
-int32_t DrawFiltered(const CpuContext& context, const Row& row, const SampleRow& options,
-                     double uniform, Arena* arena) {
-  int64_t num_candidates = row.vocab_size;
-  Candidate* candidates = arena->Get<Candidate>(num_candidates);
-  for (int64_t i = 0; i < num_candidates; ++i) {
+// The `top_k` best of the row, sorted. Returns how many.
+int64_t TakeTopK(const Row& row, int64_t top_k, Candidate* candidates) {
+  for (int64_t i = 0; i < row.vocab_size; ++i) {
     candidates[i] = {row.logits[i], static_cast<int32_t>(i)};
   }
+  SortBest(candidates, top_k, row.vocab_size);
+  return top_k;
+}
+
+// How many of the first `count` candidates, sorted, it takes to reach `target`; 0: all do not.
+int64_t CountToReach(const Row& row, const Candidate* candidates, int64_t count, double target) {
+  double cumulative = 0.0;
+  for (int64_t i = 0; i < count; ++i) {
+    cumulative += row.Weight(candidates[i].logit);
+    if (cumulative >= target) return i + 1;
+  }
+  return 0;
+}
+
+// The smallest set of best candidates of the whole row that reaches top_p, sorted. Returns how
+// many.
+int64_t TakeTopP(const CpuContext& context, const Row& row, double top_p, float* weights,
+                 Candidate* candidates) {
+  const double total = context.kernels().sum_exp(row.logits, row.vocab_size, row.max,
+                                                 row.inverse_temperature, weights);
+  // All tokens below this weight together have less than 1 - top_p: the set does without them. Half
+  // of it leaves room for rounding.
+  const auto least =
+      static_cast<float>((1.0 - top_p) * total * 0.5 / static_cast<double>(row.vocab_size));
+  int64_t num_candidates = 0;
+  for (int64_t i = 0; i < row.vocab_size; ++i) {
+    if (weights[i] >= least) {
+      candidates[num_candidates++] = {row.logits[i], static_cast<int32_t>(i)};
+    }
+  }
+  // The set is mostly small: sort a few candidates, more only when those do not reach top_p.
+  for (int64_t sorted = 64;; sorted *= 4) {
+    const int64_t count = std::min(sorted, num_candidates);
+    SortBest(candidates, count, num_candidates);
+    const int64_t kept = CountToReach(row, candidates, count, top_p * total);
+    if (kept > 0) return kept;
+    if (count == num_candidates) return count;
+  }
+}
+
+// Inverse of the cumulative distribution over sorted candidates.
+int32_t DrawFromSorted(const Row& row, const Candidate* candidates, int64_t count, double uniform) {
   double total = 0.0;
-  const bool has_top_k = options.top_k > 0 && options.top_k < num_candidates;
-  if (has_top_k) {
-    SortBest(candidates, options.top_k, num_candidates);
-    num_candidates = options.top_k;
-    for (int64_t i = 0; i < num_candidates; ++i) total += row.Weight(candidates[i].logit);
-  }
-  int64_t kept = has_top_k ? num_candidates : 0;
-  if (options.top_p < 1.0f) {
-    if (!has_top_k) {
-      total = context.kernels().sum_exp(row.logits, row.vocab_size, row.max,
-                                        row.inverse_temperature, nullptr);
-    }
-    // The nucleus is mostly small: sort a few candidates, more only when those do not reach top_p.
-    kept = 0;
-    for (int64_t sorted = 64; kept == 0; sorted *= 8) {
-      const int64_t count = std::min(sorted, num_candidates);
-      if (!has_top_k) SortBest(candidates, count, num_candidates);
-      kept = Nucleus(row, candidates, count, static_cast<double>(options.top_p), total);
-      if (kept == 0 && count == num_candidates) kept = count;
-    }
-  }
-  double kept_total = 0.0;
-  for (int64_t i = 0; i < kept; ++i) kept_total += row.Weight(candidates[i].logit);
-  const double target = uniform * kept_total;
+  for (int64_t i = 0; i < count; ++i) total += row.Weight(candidates[i].logit);
+  const double target = uniform * total;
   double cumulative = 0.0;
   int64_t chosen = 0;
-  for (int64_t i = 0; i < kept; ++i) {
+  for (int64_t i = 0; i < count; ++i) {
     const double weight = row.Weight(candidates[i].logit);
     if (weight <= 0.0) break;
     chosen = i;
@@ -117,6 +123,28 @@ int32_t DrawFiltered(const CpuContext& context, const Row& row, const SampleRow&
     if (cumulative > target) break;
   }
   return candidates[chosen].id;
+}
+
+int32_t DrawFiltered(const CpuContext& context, const Row& row, const SampleRow& options,
+                     double uniform, Arena* arena) {
+  const int64_t vocab_size = row.vocab_size;
+  auto* candidates = static_cast<Candidate*>(
+      arena->Get(vocab_size * static_cast<int64_t>(sizeof(Candidate) + sizeof(float))));
+  auto* weights = reinterpret_cast<float*>(candidates + vocab_size);
+  const auto top_p = static_cast<double>(options.top_p);
+  int64_t count = 0;
+  if (options.top_k > 0 && options.top_k < vocab_size) {
+    count = TakeTopK(row, options.top_k, candidates);
+    if (options.top_p < 1.0f) {
+      double total = 0.0;
+      for (int64_t i = 0; i < count; ++i) total += row.Weight(candidates[i].logit);
+      const int64_t kept = CountToReach(row, candidates, count, top_p * total);
+      if (kept > 0) count = kept;
+    }
+  } else {
+    count = TakeTopP(context, row, top_p, weights, candidates);
+  }
+  return DrawFromSorted(row, candidates, count, uniform);
 }
 
 SampleResult SampleOne(const CpuContext& context, const float* logits, int64_t vocab_size,

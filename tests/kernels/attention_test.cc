@@ -107,6 +107,7 @@ class Problem {
         for (int64_t h = 0; h < shape_.num_heads; ++h) {
           const int64_t kv = (h + shape_.phase) / shape_.queries_per_kv_head;
           std::vector<double> q;
+          q.reserve(shape_.head_dim);
           for (int d = 0; d < shape_.head_dim; ++d) {
             q.push_back(query_.Get(token, h * shape_.head_dim + d));
           }
@@ -125,6 +126,7 @@ class Problem {
       for (int64_t p = 0; p < shape_.sequences[i].context_len; ++p) {
         for (int64_t h = 0; h < shape_.num_kv_heads; ++h) {
           std::vector<double> head;
+          head.reserve(shape_.head_dim);
           for (int d = 0; d < shape_.head_dim; ++d) head.push_back(At(keys_, i, h, p, d));
           RotateReference(kBase, shape_.rotary_dim, p, head.data());
           for (int d = 0; d < shape_.head_dim; ++d) Put(keys_, i, h, p, d, head[d]);

@@ -70,16 +70,16 @@ TEST_P(GemmTest, Accumulates) {
 // With few rows, what a row gives does not depend on the rows beside it.
 TEST_P(GemmTest, FewRowsAreIndependent) {
   Random random(4);
-  constexpr int64_t kN = 37, kK = 333;
-  const HostTensor x = HostTensor(dtype(), {16, kK}).FillNormal(random);
+  constexpr int64_t kRows = 32, kN = 37, kK = 333;
+  const HostTensor x = HostTensor(dtype(), {kRows, kK}).FillNormal(random);
   const HostTensor weight = HostTensor(dtype(), {kN, kK}).FillNormal(random);
-  HostTensor all(DType::kFloat32, {16, kN});
+  HostTensor all(DType::kFloat32, {kRows, kN});
   Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), all.tensor());
-  for (int64_t m = 1; m < 16; ++m) {
+  for (int64_t m = 1; m < kRows; ++m) {
     HostTensor some(DType::kFloat32, {m, kN});
-    Gemm(stream(), x.tensor().Rows(16 - m, m), weight.tensor(), Tensor(), some.tensor());
+    Gemm(stream(), x.tensor().Rows(kRows - m, m), weight.tensor(), Tensor(), some.tensor());
     for (int64_t i = 0; i < m * kN; ++i) {
-      ASSERT_EQ(some.Get(i / kN, i % kN), all.Get(16 - m + i / kN, i % kN)) << m << " rows";
+      ASSERT_EQ(some.Get(i / kN, i % kN), all.Get(kRows - m + i / kN, i % kN)) << m << " rows";
     }
   }
 }

@@ -43,6 +43,7 @@ TEST_P(RopeTest, StoreKvWritesItsSlotsAndNothingElse) {
       HostTensor keys(dtype(), {kBlocks, kHeads, block_size, head_dim});
       HostTensor values(dtype(), {kBlocks, kHeads, block_size, head_dim});
       std::vector<int32_t> slots;
+      slots.reserve(kTokens);
       for (int32_t t = 0; t < kTokens; ++t) {  // scattered, all different when there is room
         slots.push_back(static_cast<int32_t>((t * 7 + 2) % (kBlocks * block_size)));
       }

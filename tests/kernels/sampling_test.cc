@@ -76,6 +76,7 @@ class SamplingTest : public ::testing::TestWithParam<cpu::Isa> {
 
 std::vector<float> LogitsOf(const std::vector<double>& probabilities) {
   std::vector<float> logits;
+  logits.reserve(probabilities.size());
   for (double p : probabilities) logits.push_back(static_cast<float>(std::log(p)) + 3.0f);
   return logits;
 }
@@ -108,6 +109,7 @@ TEST_P(SamplingTest, DrawsFollowTheDistribution) {
 TEST_P(SamplingTest, TemperatureReshapes) {
   const std::vector<double> p = {0.1, 0.6, 0.3};
   std::vector<double> squared;  // temperature 1/2
+  squared.reserve(p.size());
   for (double x : p) squared.push_back(x * x / (0.01 + 0.36 + 0.09));
   EXPECT_LT(ChiSquare(Histogram(LogitsOf(p), {.temperature = 0.5f, .seed = 9}, 20000), squared),
             4.0);
@@ -130,6 +132,7 @@ TEST_P(SamplingTest, TopPKeepsTheSmallestSetThatReachesIt) {
   const std::vector<double> p = {0.125, 0.5, 0.25, 0.125};
   // Probabilities that float32 holds exactly: 0.5 is reached by the first alone.
   std::vector<float> logits;
+  logits.reserve(p.size());
   for (double x : p) logits.push_back(static_cast<float>(std::log2(x) * std::log(2.0)));
   const auto histogram = [&](float top_p, int32_t top_k = 0) {
     return Histogram(logits, {.top_k = top_k, .top_p = top_p, .seed = 8}, 4000);
