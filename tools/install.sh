@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs from Debian 12 what building, running and testing Polystrate needs and is not there yet. Asks
 # nothing; a second run changes nothing. Needs root or sudo.
+#   tools/install.sh [--clang-tidy]    with what the preset clang-tidy needs besides
 set -euo pipefail
 
 packages=(
@@ -11,6 +12,12 @@ packages=(
   libpcre2-dev libicu-dev
   libgtest-dev libbenchmark-dev
 )
+
+case "${1:-}" in
+  "") ;;
+  --clang-tidy) packages+=(clang clang-tidy libomp-dev) ;;
+  *) echo "usage: tools/install.sh [--clang-tidy]" >&2; exit 2 ;;
+esac
 
 missing=()
 for package in "${packages[@]}"; do
