@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/core/status.h"
 
 namespace polystrate {
@@ -11,7 +12,12 @@ absl::StatusOr<KvCache> KvCache::Create(const KvCacheShape& shape, const KvShari
   KvCache cache;
   cache.first_layer_ = stage.first_layer;
   const int64_t num_slots = static_cast<int64_t>(stage.owners.size());
-  ASSIGN_OR_RETURN(cache.pool_, Buffer::Allocate(device, num_slots * shape.BytesPerSlot()));
+  absl::StatusOr<Buffer> pool = Buffer::Allocate(device, num_slots * shape.BytesPerSlot());
+  if (!pool.ok()) {
+    return absl::Status(pool.status().code(),
+                        absl::StrCat("the KV cache of --kv_memory: ", pool.status().message()));
+  }
+  cache.pool_ = *std::move(pool);
 
   char* next = static_cast<char*>(cache.pool_.data());
   auto take = [&] {

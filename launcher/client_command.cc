@@ -77,12 +77,8 @@ absl::Status SetSampling(const SamplingFlags& flags, pb::GenerateRequest* reques
   if (flags.top_p.has_value()) sampling.set_top_p(*flags.top_p);
   if (flags.seed.has_value()) sampling.set_seed(*flags.seed);
   if (flags.top_k.has_value()) {
-    const int64_t k = *flags.top_k;
-    if (k < -1 || k > std::numeric_limits<int32_t>::max()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--top_k is ", k, "; it must be -1 or 0 (all tokens) or at least 1"));
-    }
-    sampling.set_top_k(static_cast<int32_t>(k));
+    ASSIGN_OR_RETURN(const int32_t top_k, TopK(flags));
+    sampling.set_top_k(top_k);
   }
   if (flags.max_tokens < 1 || flags.max_tokens > std::numeric_limits<uint32_t>::max()) {
     return absl::InvalidArgumentError(

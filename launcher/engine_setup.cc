@@ -1,6 +1,7 @@
 #include "launcher/engine_setup.h"
 
 #include <filesystem>
+#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "engine/model_cost.h"
@@ -136,6 +137,12 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   setup.stage.max_num_batched_tokens = engine.max_num_batched_tokens;
   setup.stage.max_model_len = engine.max_model_len;
   return setup;
+}
+
+absl::Status CheckTimelinePath(const EngineFlags& flags) {
+  if (!flags.timeline.has_value()) return absl::OkStatus();
+  if (std::ofstream(*flags.timeline, std::ios::app)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--timeline: cannot write ", *flags.timeline));
 }
 
 }  // namespace polystrate

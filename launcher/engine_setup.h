@@ -60,6 +60,10 @@ struct EngineSetup {
 };
 absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags);
 
+// INVALID_ARGUMENT when --timeline names a file that cannot be written; rank 0 asks before it
+// works, because the file is written last.
+absl::Status CheckTimelinePath(const EngineFlags& flags);
+
 // bfloat16 checkpoints run in bfloat16, all others in float32, unless the flag says otherwise.
 absl::StatusOr<DType> ChooseDType(const std::optional<std::string>& flag,
                                   const ModelConfig& config);

@@ -47,6 +47,7 @@ absl::Status CheckOnePromptFlag(const GenerateFlags& flags) {
 
 absl::StatusOr<std::vector<GenerationRequest>> MakeRequests(const GenerateFlags& flags,
                                                             const Tokenizer* tokenizer) {
+  ASSIGN_OR_RETURN(const int32_t top_k, TopK(flags.sampling));
   ASSIGN_OR_RETURN(auto prompts, MakePrompts(flags, tokenizer));
   std::vector<GenerationRequest> requests;
   for (auto& prompt : prompts) {
@@ -55,7 +56,7 @@ absl::StatusOr<std::vector<GenerationRequest>> MakeRequests(const GenerateFlags&
     request.max_tokens = flags.sampling.max_tokens;
     request.ignore_eos = flags.sampling.ignore_eos;
     request.sampling.temperature = flags.sampling.temperature.value_or(1.0);
-    request.sampling.top_k = static_cast<int32_t>(flags.sampling.top_k.value_or(0));
+    request.sampling.top_k = top_k;
     request.sampling.top_p = flags.sampling.top_p.value_or(1.0);
     request.sampling.seed = flags.sampling.seed;
     requests.push_back(std::move(request));
@@ -77,9 +78,12 @@ void PrintJson(const GenerationRequest& request, const OfflineOutput& output) {
   std::printf("%s\n", json.text().c_str());
 }
 
+// Text may hold any byte, zero too.
+void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
 void PrintText(const OfflineOutput& output, bool has_tokenizer) {
   if (has_tokenizer) {
-    std::printf("%s\n", output.text.c_str());
+    Print(output.text + "\n");
     return;
   }
   for (size_t i = 0; i < output.token_ids.size(); ++i) {
@@ -127,7 +131,7 @@ absl::Status GenerateCommand(const Arguments& arguments) {
   };
   job.on_token = [&](size_t, const TokenInfo& token) {
     if (!stream || !has_tokenizer) return;
-    std::fputs(token.text.c_str(), stdout);
+    Print(token.text);
     std::fflush(stdout);
   };
   job.finish = [&](const auto& requests, const auto& outputs, const OfflineStats& stats) {

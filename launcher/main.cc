@@ -1,5 +1,8 @@
 // polystrate: one binary, a subcommand for each thing it does.
 
+#include <fcntl.h>
+
+#include <cerrno>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -63,6 +66,14 @@ int ExitCode(const absl::Status& status) {
   }
 }
 
+// A file or socket that is opened where standard output or error should be would receive what is
+// printed. A closed one becomes one whose writes fail, so that a lost result is an error.
+void OpenStandardFiles() {
+  for (int fd : {0, 1, 2}) {
+    if (fcntl(fd, F_GETFD) == -1 && errno == EBADF) open("/dev/null", O_RDONLY);
+  }
+}
+
 int Main(int argc, char** argv) {
   const bool prints = ReadLaunchInfo().rank == 0;  // all ranks say the same; one is enough
   const std::string name = argc > 1 ? argv[1] : "";
@@ -82,7 +93,10 @@ int Main(int argc, char** argv) {
     }
     return 2;
   }
-  const absl::Status status = command->run(Arguments(argv + 2, argv + argc));
+  absl::Status status = command->run(Arguments(argv + 2, argv + argc));
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    status.Update(absl::UnavailableError("cannot write to standard output"));
+  }
   if (!status.ok() && prints) {
     std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
   }
@@ -93,6 +107,7 @@ int Main(int argc, char** argv) {
 }  // namespace polystrate
 
 int main(int argc, char** argv) {
+  polystrate::OpenStandardFiles();
   // A server drains on SIGTERM whenever it comes, so its handlers are there before anything else;
   // the other commands die of it, as commands do.
   if (argc > 1 && std::string(argv[1]) == "serve") polystrate::InstallDrainSignals();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -74,6 +75,7 @@ struct Driver {
   Tally tally;
 
   absl::Status Prepare(const EngineFlags& flags, const EngineSetup& setup, const OfflineJob& job) {
+    RETURN_IF_ERROR(CheckTimelinePath(flags));
     ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(flags.model.model));
     engine = std::make_unique<Engine>(setup.engine, tokenizer.get());
     ASSIGN_OR_RETURN(requests, job.requests(tokenizer.get()));
@@ -106,7 +108,10 @@ OfflineStats MakeStats(const Driver& driver, absl::Time begin) {
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
   const std::string path = absl::StrCat(model_dir, "/tokenizer.json");
-  if (!std::filesystem::exists(path)) return std::unique_ptr<Tokenizer>();
+  std::error_code error;  // a link in a circle is there; ReadFile says what is wrong with it
+  if (std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found) {
+    return std::unique_ptr<Tokenizer>();
+  }
   return Tokenizer::ReadFile(path);
 }
 

@@ -16,7 +16,7 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer* tokenizer,
                                                   const std::string& text);
 
 // One prompt per line: {"prompt": TEXT}, {"text": TEXT}, {"prompt_ids": [..]} or {"token_ids":
-// [..]}. Errors name the file and the line. At most 1 GiB.
+// [..]}. Errors name the file and the line. At most 1 GiB, and 16 MiB a line.
 absl::StatusOr<std::vector<std::vector<int32_t>>> ReadPrompts(const Tokenizer* tokenizer,
                                                               const std::string& path);
 

@@ -2,8 +2,12 @@
 // engine, as an absent field on the wire does.
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <optional>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "launcher/flags.h"
 
 namespace polystrate {
@@ -25,5 +29,14 @@ struct SamplingFlags {
     flags->Add("ignore_eos", &ignore_eos, "do not stop at the end-of-sequence token");
   }
 };
+
+// --top_k as engine and wire have it, 32 bits; 0 when it is not given.
+inline absl::StatusOr<int32_t> TopK(const SamplingFlags& flags) {
+  const int64_t k = flags.top_k.value_or(0);
+  if (k >= -1 && k <= std::numeric_limits<int32_t>::max()) return static_cast<int32_t>(k);
+  return absl::InvalidArgumentError(absl::StrCat("--top_k is ", k,
+                                                 "; it must be -1 or 0 (all tokens) or 1 to ",
+                                                 std::numeric_limits<int32_t>::max()));
+}
 
 }  // namespace polystrate

@@ -30,6 +30,7 @@ constexpr absl::Duration kLastReads = absl::Seconds(5);
 class Frontend {
  public:
   absl::Status Open(const ServeFlags& flags, const EngineSetup& setup) {
+    RETURN_IF_ERROR(CheckTimelinePath(flags.engine));
     ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(flags.engine.model.model));
     engine_ = std::make_unique<Engine>(setup.engine, tokenizer_.get());
     server_ = std::make_unique<RpcServer>(*engine_);
