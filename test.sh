@@ -8,12 +8,13 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 preset=cpu
+target=all
 select=()
 case "${1:-}" in
   "") ;;
   --full) export POLYSTRATE_FULL_TESTS=1 ;;
   --asan) preset=cpu-asan ;;
-  --tsan) preset=cpu-tsan; select=(--label-regex tsan) ;;
+  --tsan) preset=cpu-tsan; target=tsan_tests; select=(--label-regex tsan) ;;
   *) echo "usage: ./test.sh [--full | --asan | --tsan]" >&2; exit 2 ;;
 esac
 
@@ -23,7 +24,7 @@ tools/install.sh
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 echo "== building (preset $preset)"
 [ -f "build/$preset/build.ninja" ] || cmake --preset "$preset"
-cmake --build --preset "$preset"
+cmake --build --preset "$preset" --target "$target"
 echo "== testing"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 # Leaks in MPI, gRPC's and OpenMP's own start-up are not ours to mend.
