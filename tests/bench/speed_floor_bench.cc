@@ -3,19 +3,12 @@
 // engine runs them. Prints medians with their spread; passes no judgement.
 //
 //   speed_floor_bench [num_threads=2] [context of the decoded token=128]
-#include <omp.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
-#include <utility>
 #include <vector>
 
-#include "kernels/cpu/context.h"
 #include "kernels/ops.h"
+#include "tests/testing/machine_limits.h"
 
 namespace polystrate {
 namespace {
@@ -23,53 +16,6 @@ namespace {
 constexpr int64_t kHidden = 768, kLayers = 12, kHeads = 12, kIntermediate = 3072, kVocab = 50304;
 constexpr int kHeadDim = kHidden / kHeads, kRotaryDim = 16;
 constexpr int64_t kPrefill = 512, kMaxContext = 2048, kBlockSize = 16;
-constexpr double kGiga = 1e9, kTera = 1e12;
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-struct Timing {
-  double median, fastest, slowest;  // seconds; the last two are the 10th and 90th percentile
-};
-
-Timing Time(int repetitions, const std::function<void()>& work) {
-  work();
-  std::vector<double> seconds;
-  for (int i = 0; i < repetitions; ++i) {
-    const double start = Now();
-    work();
-    seconds.push_back(Now() - start);
-  }
-  std::sort(seconds.begin(), seconds.end());
-  return {seconds[repetitions / 2], seconds[repetitions / 10],
-          seconds[repetitions - 1 - repetitions / 10]};
-}
-
-// A tensor with its memory, filled with small values that differ.
-class OwnedTensor {
- public:
-  OwnedTensor(DType dtype, std::initializer_list<int64_t> dims) {
-    const int64_t size = Tensor(nullptr, dtype, Device{}, dims).num_bytes();
-    auto buffer = Buffer::Allocate(Device{}, size);
-    CHECK(buffer.ok());
-    buffer_ = *std::move(buffer);
-    tensor_ = Tensor(buffer_.data(), dtype, Device{}, dims);
-    uint32_t state = 1;
-    for (int64_t i = 0; i < tensor_.num_elements(); ++i) {
-      state = state * 1664525u + 1013904223u;
-      const float value = (static_cast<float>(state >> 8) * 0x1p-24f - 0.5f) * 0.1f;
-      if (dtype == DType::kFloat32) tensor_.data<float>()[i] = value;
-      if (dtype == DType::kBFloat16) tensor_.data<BFloat16>()[i] = BFloat16::FromFloat(value);
-    }
-  }
-  const Tensor& operator*() const { return tensor_; }
-
- private:
-  Buffer buffer_;
-  Tensor tensor_;
-};
-
 constexpr DType kT = DType::kBFloat16;
 
 struct Layer {
@@ -175,49 +121,6 @@ class Model {
   OwnedTensor logits_{DType::kFloat32, {1, kVocab}};
   double attention_seconds_ = 0.0, gemm_seconds_ = 0.0;
 };
-
-// Sum of `count` words, with as many loads under way as the core can have.
-__attribute__((target("avx2"))) uint64_t SumWords(const uint64_t* data, int64_t count) {
-  using Words = uint64_t __attribute__((vector_size(32)));
-  Words lanes[8] = {};
-  const auto* words = reinterpret_cast<const Words*>(data);
-  for (int64_t i = 0; i < count / 4; i += 8) {
-    for (int lane = 0; lane < 8; lane += 2) __builtin_prefetch(words + i + lane + 128);
-    for (int lane = 0; lane < 8; ++lane) lanes[lane] += words[i + lane];
-  }
-  uint64_t sum = 0;
-  for (const Words& lane : lanes) sum += lane[0] + lane[1] + lane[2] + lane[3];
-  return sum;
-}
-
-// Bytes per second of summing 1 GiB with all threads, at best.
-double MeasureReadBandwidth(int num_threads) {
-  constexpr int64_t kCount = int64_t{1} << 27, kChunk = 1 << 15;
-  auto buffer = Buffer::Allocate(Device{}, kCount * 8);
-  CHECK(buffer.ok());
-  auto* data = static_cast<uint64_t*>(buffer->data());
-  std::fill_n(data, kCount, uint64_t{3});
-  uint64_t total = 0;
-  const Timing timing = Time(19, [&] {
-    uint64_t sum = 0;
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 1) reduction(+ : sum)
-    for (int64_t chunk = 0; chunk < kCount / kChunk; ++chunk) {
-      sum += SumWords(data + chunk * kChunk, kChunk);
-    }
-    total += sum;
-  });
-  CHECK_EQ(total, 20 * 3 * static_cast<uint64_t>(kCount));  // keeps the sums
-  return static_cast<double>(kCount) * 8.0 / timing.fastest;
-}
-
-// Operations per second of the best the matrix product reaches on a square that stays in the cache.
-double MeasureMatrixRate(const Stream& stream, DType dtype) {
-  constexpr int64_t kSize = 1024;
-  const OwnedTensor x(dtype, {kSize, kSize}), weight(dtype, {kSize, kSize});
-  const OwnedTensor out(DType::kFloat32, {kSize, kSize});
-  const Timing timing = Time(15, [&] { Gemm(stream, *x, *weight, Tensor(), *out); });
-  return 2.0 * kSize * kSize * kSize / timing.fastest;
-}
 
 void Print(const char* what, const Timing& t, double amount, double unit, const char* unit_name,
            double limit) {

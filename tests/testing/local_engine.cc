@@ -3,9 +3,7 @@
 #include <limits>
 #include <memory>
 #include <random>
-#include <thread>
 
-#include "engine/engine.h"
 #include "engine/model_cost.h"
 #include "engine/pipeline_stage.h"
 #include "engine/worker.h"
@@ -41,15 +39,15 @@ class Sink : public TokenSink {
   LocalOutput* output_;
 };
 
-struct Plan {
+struct ModelPlan {
   ModelConfig config;
   StagePlan stages;
   StageOptions stage;
   EngineOptions engine;
 };
 
-Plan MakePlan(const std::string& model_dir, const LocalEngineOptions& options) {
-  Plan plan;
+ModelPlan MakePlan(const std::string& model_dir, const LocalEngineOptions& options) {
+  ModelPlan plan;
   plan.config = ValueOrDie(ReadModelConfig(model_dir, {options.reuse_keys}));
   const StageCosts costs = StageCostsOf(plan.config);
   plan.stages =
@@ -69,14 +67,43 @@ Plan MakePlan(const std::string& model_dir, const LocalEngineOptions& options) {
   return plan;
 }
 
-// One rank from start to end; rank 0 drives `engine`.
-void PlayRank(const std::string& model_dir, const Plan& plan, int rank, ProcessGroups groups,
-              Engine* engine, std::vector<StageSpan>* spans) {
+}  // namespace
+
+struct LocalEngine::Plan {
+  ModelPlan model;
+  int num_threads;
+};
+
+LocalEngine::LocalEngine(const std::string& model_dir, const LocalEngineOptions& options)
+    : model_dir_(model_dir),
+      plan_(new Plan{MakePlan(model_dir, options), options.num_threads}),
+      engine_(std::make_unique<Engine>(plan_->model.engine, /*tokenizer=*/nullptr)),
+      timelines_(plan_->model.engine.parallel.world_size()) {}
+
+LocalEngine::~LocalEngine() { Stop(); }
+
+void LocalEngine::Start() {
+  const ParallelConfig& parallel = plan_->model.engine.parallel;
+  std::vector<ProcessGroups> groups = MakeThreadGroups(parallel);
+  for (int rank = 0; rank < parallel.world_size(); ++rank) {
+    ranks_.emplace_back(&LocalEngine::PlayRank, this, rank, std::move(groups[rank]));
+  }
+}
+
+void LocalEngine::Stop() {
+  engine_->BeginDrain(absl::InfiniteDuration());
+  for (std::thread& rank : ranks_) rank.join();
+  ranks_.clear();
+}
+
+// One rank from start to end; rank 0 drives the engine.
+void LocalEngine::PlayRank(int rank, ProcessGroups groups) {
+  const ModelPlan& plan = plan_->model;
   const Topology topology(plan.engine.parallel, rank);
-  Stream stream = Stream::Cpu(1);
+  Stream stream = Stream::Cpu(plan_->num_threads);
   const Stage& stage = plan.stages.stages[topology.pp_rank()];
-  StageWeights weights = ValueOrDie(
-      LoadStageWeights(model_dir, plan.config, topology, stage, plan.stage.dtype, stream.device()));
+  StageWeights weights = ValueOrDie(LoadStageWeights(model_dir_, plan.config, topology, stage,
+                                                     plan.stage.dtype, stream.device()));
   const RankContext context{topology, stream, groups};
   auto pipeline_stage = ValueOrDie(
       PipelineStage::Create(context, plan.config, stage, std::move(weights), plan.stage));
@@ -84,38 +111,26 @@ void PlayRank(const std::string& model_dir, const Plan& plan, int rank, ProcessG
   pipeline_stage->timeline().Enable();
   ControlChannel control(topology, groups);
   if (rank == 0) {
-    engine->Run(control, *pipeline_stage);
+    engine_->Run(control, *pipeline_stage);
   } else {
     RunWorker(control, *pipeline_stage);
   }
-  *spans = pipeline_stage->timeline().spans();
+  timelines_[rank] = pipeline_stage->timeline().spans();
 }
-
-}  // namespace
 
 LocalRun RunLocalEngine(const std::string& model_dir, const LocalEngineOptions& options,
                         const std::vector<GenerationRequest>& requests) {
-  const Plan plan = MakePlan(model_dir, options);
-  Engine engine(plan.engine, /*tokenizer=*/nullptr);
+  LocalEngine local(model_dir, options);
   LocalRun run;
   run.outputs.resize(requests.size());
   std::vector<std::unique_ptr<Sink>> sinks;
   for (size_t i = 0; i < requests.size(); ++i) {
     sinks.push_back(std::make_unique<Sink>(&run.outputs[i]));
-    CheckOk(engine.Submit(requests[i], sinks.back().get()));
+    CheckOk(local.engine().Submit(requests[i], sinks.back().get()));
   }
-  engine.BeginDrain(absl::InfiniteDuration());
-
-  const int world = plan.engine.parallel.world_size();
-  run.timelines.resize(world);
-  std::vector<ProcessGroups> groups = MakeThreadGroups(plan.engine.parallel);
-  std::vector<std::thread> ranks;
-  for (int rank = 0; rank < world; ++rank) {
-    ranks.emplace_back([&, rank] {
-      PlayRank(model_dir, plan, rank, std::move(groups[rank]), &engine, &run.timelines[rank]);
-    });
-  }
-  for (std::thread& rank : ranks) rank.join();
+  local.Start();
+  local.Stop();
+  run.timelines = local.timelines();
   return run;
 }
 
@@ -127,7 +142,7 @@ std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
   options.dtype = dtype;
   const int64_t n = static_cast<int64_t>(tokens.size());
   options.num_blocks = (n + options.block_size - 1) / options.block_size;
-  const Plan plan = MakePlan(model_dir, options);
+  const ModelPlan plan = MakePlan(model_dir, options);
 
   StepPlan step;
   step.token_ids = tokens;

@@ -2,14 +2,18 @@
 // the thread sanitizer watches.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "engine/engine.h"
 #include "engine/model_config.h"
 #include "engine/request.h"
 #include "engine/timeline.h"
 #include "kernels/core/dtype.h"
+#include "parallel/process_group.h"
 
 namespace polystrate {
 
@@ -23,6 +27,7 @@ struct LocalEngineOptions {
   int64_t num_blocks = 64;
   int64_t max_num_seqs = 64;
   int64_t max_num_batched_tokens = 512;
+  int num_threads = 1;  // of each rank
 };
 
 struct LocalOutput {
@@ -31,6 +36,31 @@ struct LocalOutput {
   std::vector<float> prompt_logprobs;
   FinishReason reason = FinishReason::kLength;
   absl::Status status;
+};
+
+// An engine whose ranks are threads. CHECK-fails when the model cannot be loaded.
+class LocalEngine {
+ public:
+  LocalEngine(const std::string& model_dir, const LocalEngineOptions& options);
+  ~LocalEngine();  // stops
+
+  Engine& engine() { return *engine_; }
+  // Loads the weights and runs. What was submitted before is there when the first step is made.
+  void Start();
+  // Waits for what is live, then ends every rank.
+  void Stop();
+  // By rank; complete after Stop().
+  const std::vector<std::vector<StageSpan>>& timelines() const { return timelines_; }
+
+ private:
+  struct Plan;
+  void PlayRank(int rank, ProcessGroups groups);
+
+  const std::string model_dir_;
+  const std::unique_ptr<const Plan> plan_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<std::vector<StageSpan>> timelines_;
+  std::vector<std::thread> ranks_;
 };
 
 struct LocalRun {
