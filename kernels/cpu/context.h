@@ -28,7 +28,7 @@ class CpuContext {
   // Two of the thread that called the operator; workers may share what it got.
   cpu::Arena& shared_arena() { return shared_arena_; }
   cpu::Arena& plan_arena() { return plan_arena_; }
-  cpu::LibraryGemm& library_gemm() { return library_gemm_; }
+  cpu::LibraryGemm& onednn_gemm() { return library_gemm_; }
 
   // For tests: use the kernels of another instruction set, which the processor must support.
   void UseIsa(cpu::Isa isa);

@@ -75,7 +75,7 @@ void DotGemm(const CpuContext& context, const Tensor& x, const Tensor& weight, c
 void Gemm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options) {
   if (x.dim(0) >= kLibraryRows && weight.dim(1) > 0 &&
-      context.library_gemm().Run(x, weight, bias, out, options)) {
+      context.onednn_gemm().Run(x, weight, bias, out, options)) {
     return;
   }
   DotGemm(context, x, weight, bias, out, options);
