@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/model_cost.h"
 #include "kernels/core/status.h"
 
@@ -137,6 +138,26 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   setup.stage.max_num_batched_tokens = engine.max_num_batched_tokens;
   setup.stage.max_model_len = engine.max_model_len;
   return setup;
+}
+
+std::string DescribeSetup(const EngineSetup& setup) {
+  const ModelConfig& config = setup.model.config;
+  const EngineOptions& engine = setup.engine;
+  std::string text = absl::StrCat(
+      "tp ", engine.parallel.tp_size, ", pp ", engine.parallel.pp_size, ", stages from layer ",
+      absl::StrJoin(setup.model.stage_plan.stages, ",",
+                    [](std::string* out, const Stage& s) { absl::StrAppend(out, s.first_layer); }));
+  absl::StrAppend(&text, ", ", Name(setup.model.dtype), ", ", engine.num_blocks, " KV blocks of ",
+                  engine.block_size, " tokens, max_model_len ", engine.max_model_len,
+                  ", max_num_seqs ", engine.max_num_seqs, ", max_num_batched_tokens ",
+                  engine.max_num_batched_tokens);
+  absl::StrAppend(&text, ", a model of ", config.num_layers, " layers, hidden_size ",
+                  config.hidden_size, ", ", config.num_heads, " heads, ", config.num_kv_heads,
+                  " KV heads, vocab_size ", config.vocab_size, ", kv_source ",
+                  absl::StrJoin(config.sharing.kv_source, ","), ", ",
+                  config.reuse_keys == ReuseKeys::kPostRope ? "post_rope" : "pre_rope",
+                  config.use_parallel_residual ? ", parallel residual" : ", serial residual");
+  return text;
 }
 
 absl::Status CheckTimelinePath(const EngineFlags& flags) {

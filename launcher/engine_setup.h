@@ -60,6 +60,10 @@ struct EngineSetup {
 };
 absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags);
 
+// All that ranks must have in common, in words: ranks that differ would write outside their memory
+// or wait for messages that never come.
+std::string DescribeSetup(const EngineSetup& setup);
+
 // INVALID_ARGUMENT when --timeline names a file that cannot be written; rank 0 asks before it
 // works, because the file is written last.
 absl::Status CheckTimelinePath(const EngineFlags& flags);

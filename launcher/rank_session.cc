@@ -3,10 +3,12 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "kernels/core/status.h"
 #include "launcher/progress.h"
 
@@ -35,6 +37,19 @@ int DefaultThreads(const LaunchInfo& launch) {
 RankSession::RankSession(const Topology& topology, int num_threads)
     : topology_(topology), stream_(Stream::Cpu(num_threads)) {}
 
+absl::StatusOr<EngineSetup> RankSession::SetUp(const EngineFlags& flags) {
+  // As long as it takes rank 0, if it fails too, to make mpirun end this process.
+  constexpr absl::Duration kAlone = absl::Seconds(3);
+  absl::StatusOr<EngineSetup> setup = SetUpEngine(flags);
+  const LaunchInfo launch = ReadLaunchInfo();
+  if (setup.ok() || launch.rank == 0) return setup;
+  std::signal(SIGTERM, SIG_DFL);
+  absl::SleepFor(kAlone);
+  std::fprintf(stderr, "error: rank %d: %s\n", launch.rank,
+               std::string(setup.status().message()).c_str());
+  return setup;
+}
+
 absl::StatusOr<std::unique_ptr<RankSession>> RankSession::Start(const EngineFlags& flags,
                                                                 const EngineSetup& setup) {
   const LaunchInfo launch = ReadLaunchInfo();
@@ -52,7 +67,22 @@ absl::StatusOr<std::unique_ptr<RankSession>> RankSession::Start(const EngineFlag
   session->groups_ = mpi ? mpi->MakeGroups(topology) : MakeSelfGroups();
   session->mpi_ = std::move(mpi);
   session->control_ = std::make_unique<ControlChannel>(topology, session->groups_);
+  RETURN_IF_ERROR(session->CheckSameSetup(setup));
   return session;
+}
+
+absl::Status RankSession::CheckSameSetup(const EngineSetup& setup) {
+  const std::string mine = DescribeSetup(setup);
+  const auto all = control_->GatherBytes({mine.begin(), mine.end()});
+  absl::Status status = absl::OkStatus();
+  for (size_t rank = 1; rank < all.size() && status.ok(); ++rank) {
+    const std::string theirs(all[rank].begin(), all[rank].end());
+    if (theirs == mine) continue;
+    status = absl::InvalidArgumentError(
+        absl::StrCat("start all ranks with the same flags, model and binary; this one has ", mine,
+                     "; rank ", rank, " has ", theirs));
+  }
+  return control_->Agree(status);
 }
 
 absl::Status RankSession::Load(const std::string& model_dir, const EngineSetup& setup) {

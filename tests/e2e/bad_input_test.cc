@@ -297,6 +297,21 @@ TEST_F(BadInput, UnderMpirun) {
   ExpectRefusedByRanks(2, Generate({"--tp", "2", "--prompt_ids", "96"}), "prompt token id 96");
 }
 
+// One mpirun line that starts rank 0 well and rank 1 otherwise, as machines that differ do.
+TEST_F(BadInput, OneRankDiffers) {
+  const auto two = [&](const CommandLine& second) {
+    CommandLine line = Mpirun(1, Generate({"--pp", "2"}));
+    const CommandLine rest = Generate(second);
+    line.insert(line.end(), {":", "-np", "1"});
+    line.insert(line.end(), rest.begin(), rest.end());
+    return line;
+  };
+  ExpectRefused(two({"--pp", "2", "--model", "/nonexistent"}), "rank 1: /nonexistent/config.json");
+  ExpectRefused(two({"--pp", "2", "--kv_memory", "8192"}), "same flags, model and binary");
+  ExpectRefused(two({"--tp", "2"}), "same flags, model and binary");
+  EXPECT_TRUE(AllGone(dir_.path(), absl::Seconds(10)));
+}
+
 // Only rank 1 has layers 4 to 7, so only it can know.
 TEST_F(BadInput, WeightsOfAnotherRank) {
   const auto edited = [&](auto edit) {
