@@ -114,6 +114,8 @@ StepResult PipelineStage::SampleAndScore(const StepPlan& plan, const Activations
   const bool sampler = rank_.topology.rank == rank_.topology.sampler_rank();
   StepResult result;
   result.step_id = plan.step_id;
+  result.samples.reserve(sampler ? plan.samples.size() : 0);
+  result.scores.reserve(sampler ? plan.scores.size() : 0);
   for (size_t begin = 0; begin < plan.samples.size(); begin += kMaxRows) {
     const size_t n = std::min(kMaxRows, plan.samples.size() - begin);
     int32_t rows[kMaxRows];

@@ -5,15 +5,21 @@
 namespace polystrate {
 namespace {
 
-// The columns of a.qkv.
+// The columns of a.qkv; a reuser has but the query.
 struct Projections {
   Tensor query;
   Tensor key;
   Tensor value;
 };
 
-Projections SplitColumns(const TransformerContext& context, const Activations& a) {
+Projections SplitColumns(const TransformerContext& context, const LayerWeights& layer,
+                         const Activations& a) {
   const int64_t query = int64_t{context.weights.heads.query_count} * context.config.head_dim;
+  // Row on row without a gap: into a matrix with gaps oneDNN multiplies by a slower path, which
+  // takes memory at each call.
+  if (!layer.owner) {
+    return {Tensor(a.qkv.raw(), a.qkv.dtype(), a.qkv.device(), {a.qkv.dim(0), query}), {}, {}};
+  }
   const int64_t kv = int64_t{context.weights.heads.kv_count} * context.config.head_dim;
   return {a.qkv.Columns(0, query), a.qkv.Columns(query, kv), a.qkv.Columns(query + kv, kv)};
 }
@@ -28,9 +34,9 @@ void KeyValueMlp(const TransformerContext& context, const KeyValueMlpWeights& ml
 // Q of every layer; K and V of an owner, which alone has weights for them.
 void Project(const TransformerContext& context, const LayerWeights& layer, const Activations& a,
              const Projections& p) {
-  const int64_t columns = layer.qkv_proj.weight.dim(0);
+  const bool query_alone = !layer.owner || context.config.use_key_value_mlp;
   Gemm(context.stream, a.normed, layer.qkv_proj.weight, layer.qkv_proj.bias,
-       a.qkv.Columns(0, columns));
+       query_alone ? p.query : a.qkv);
   if (layer.owner && context.config.use_key_value_mlp) {
     KeyValueMlp(context, layer.key_mlp, a, p.key);
     KeyValueMlp(context, layer.value_mlp, a, p.value);
@@ -43,7 +49,7 @@ void Attention(const TransformerContext& context, const LayerWeights& layer,
   const Stream& stream = context.stream;
   const ModelConfig& config = context.config;
   const bool pre_rope = config.reuse_keys == ReuseKeys::kPreRope;
-  const Projections p = SplitColumns(context, a);
+  const Projections p = SplitColumns(context, layer, a);
   const KvSlot& slot = context.kv_cache.slot(layer.layer);
 
   Project(context, layer, a, p);
