@@ -1,4 +1,8 @@
+#include <unistd.h>
+
+#include <algorithm>
 #include <atomic>
+#include <climits>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -25,6 +29,10 @@ struct ServeFlags {
 
 // How long a client may take to read the end of its stream once the engine has stopped.
 constexpr absl::Duration kLastReads = absl::Seconds(5);
+
+// How long after --drain_timeout a drain may still take: the steps under way and the last reads. A
+// rank that hangs would keep all others waiting for ever; mpirun ends them when rank 0 dies.
+constexpr int64_t kDrainGraceSeconds = 30;
 
 // Rank 0: the engine and its door.
 class Frontend {
@@ -56,6 +64,8 @@ class Frontend {
     const absl::Duration timeout = draining_.exchange(true) ? absl::ZeroDuration() : drain_timeout_;
     std::fprintf(stderr, "serve: signal %d, draining for at most %s\n", number,
                  absl::FormatDuration(timeout).c_str());
+    const int64_t seconds = std::min<int64_t>(absl::ToInt64Seconds(timeout), INT_MAX);
+    alarm(static_cast<unsigned>(seconds + kDrainGraceSeconds));  // SIGALRM ends this process
     server_->SetServing(false);
     engine_->BeginDrain(timeout);
   }

@@ -10,6 +10,7 @@
 #include "grpcpp/grpcpp.h"
 #include "openengine.grpc.pb.h"
 #include "rpc/client.h"
+#include "tests/testing/full_length.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
@@ -226,6 +227,23 @@ TEST_F(Serve, AKilledMpirunLeavesNoRankBehind) {
   StartAndWait();
   engine_->Signal(SIGKILL);
   engine_->Wait(kStopTimeout);
+  EXPECT_TRUE(AllRanksGone());
+}
+
+TEST_F(Serve, AHungRankDoesNotHoldADrainForEver) {
+  if (Length(0, 1) == 0) GTEST_SKIP() << "takes half a minute: ./test.sh --full";
+  StartAndWait({"--drain_timeout", "0"});
+  grpc::ClientContext context;
+  auto reader = Generate(&context, Request(4000));
+  pb::GenerateResponse first;
+  ASSERT_TRUE(reader->Read(&first));
+  kill(PidOfRank(3), SIGSTOP);
+  kill(PidOfRank(0), SIGTERM);
+  EXPECT_FALSE(ReadAll(reader.get()).finished);
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  const std::optional<int> exit_code = engine_->Wait(absl::Seconds(60));
+  ASSERT_TRUE(exit_code.has_value());
+  EXPECT_NE(*exit_code, 0);
   EXPECT_TRUE(AllRanksGone());
 }
 
