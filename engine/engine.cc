@@ -189,11 +189,11 @@ void Engine::Run(ControlChannel& control, PipelineStage& stage) {
       ++in_flight_;
       if (const auto result = stage.Run(*plan)) control.SendResult(result->ToBytes());
     }
+    PublishLoad();  // before the tokens: who has one sees its request running
     if (in_flight_ > 0) {
       Commit(StepResult::FromBytes(control.ReceiveResult()));
       --in_flight_;
     }
-    PublishLoad();
   }
   for (; in_flight_ > 0; --in_flight_) control.ReceiveResult();  // of requests that are gone
   StepPlan stop;

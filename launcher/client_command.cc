@@ -116,12 +116,14 @@ class StreamPrinter {
         absl::StrFormat("\nprompt %d tokens, generated %d tokens, finish reason %s\n",
                         usage_.prompt_tokens(), usage_.completion_tokens(), reason);
     if (num_tokens_ > 0) {
-      absl::StrAppendFormat(&figures, "time to first token %.1f ms",
-                            absl::ToDoubleMilliseconds(first_ - start_));
+      absl::StrAppendFormat(&figures, "time to first token %.1f ms, %.1f tokens/s in all",
+                            absl::ToDoubleMilliseconds(first_ - start_),
+                            num_tokens_ / absl::ToDoubleSeconds(last_ - start_));
     }
-    // From the first token on: what streaming runs at, whatever the prompt took.
+    // From the first event on: what streaming runs at, whatever the prompt took. A fast engine's
+    // whole answer may come in one event.
     if (num_tokens_ > num_first_ && last_ > first_) {
-      absl::StrAppendFormat(&figures, ", then %.1f tokens/s",
+      absl::StrAppendFormat(&figures, ", %.1f tokens/s after the first",
                             (num_tokens_ - num_first_) / absl::ToDoubleSeconds(last_ - first_));
     }
     std::fprintf(stderr, "%s\n", figures.c_str());
