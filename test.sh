@@ -14,7 +14,7 @@ case "${1:-}" in
   "") ;;
   --full) export POLYSTRATE_FULL_TESTS=1 ;;
   --asan) preset=cpu-asan ;;
-  --tsan) preset=cpu-tsan; target=tsan_tests; select=(--label-regex tsan) ;;
+  --tsan) preset=cpu-tsan; target=tsan_tests; select=(--label-regex -tsan) ;;
   *) echo "usage: ./test.sh [--full | --asan | --tsan]" >&2; exit 2 ;;
 esac
 
