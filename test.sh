@@ -29,4 +29,5 @@ echo "== testing"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 # Leaks in MPI, gRPC's and OpenMP's own start-up are not ours to mend.
 export LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0 ASAN_OPTIONS=detect_odr_violation=0
+export TSAN_OPTIONS=suppressions=$PWD/tests/tsan.supp
 ctest --preset "$preset" --parallel "$(nproc)" "${select[@]}"

@@ -132,7 +132,7 @@ absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
   }
   if (tokenizer_ != nullptr) live->detokenizer = std::make_unique<Detokenizer>(*tokenizer_);
 
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("the engine is draining and takes no new requests");
   live->id = next_id_++;
   if (request.request_id.empty()) request.request_id = absl::StrCat("polystrate-", live->id);
@@ -148,7 +148,7 @@ absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
 }
 
 absl::Status Engine::Cancel(const std::string& request_id, const TokenSink* sink) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   auto found = identities_.find(request_id);
   const bool live = found != identities_.end() && (sink == nullptr || found->second.sink == sink);
   if (!live) {
@@ -159,25 +159,25 @@ absl::Status Engine::Cancel(const std::string& request_id, const TokenSink* sink
 }
 
 void Engine::CancelAll() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   for (const auto& [request_id, live] : identities_) cancelled_.push_back(live.id);
 }
 
 void Engine::BeginDrain(absl::Duration timeout) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   draining_ = true;
   drain_deadline_ = std::min(drain_deadline_, absl::Now() + timeout);
   if (state_ == EngineState::kReady) state_ = EngineState::kDraining;
 }
 
 EngineLoad Engine::load() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return load_;
 }
 
 void Engine::Run(ControlChannel& control, PipelineStage& stage) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     state_ = draining_ ? EngineState::kDraining : EngineState::kReady;
   }
   while (TakeCommands()) {
@@ -212,9 +212,9 @@ bool Engine::TakeCommands() {
   bool draining = false;
   bool drain_expired = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (live_.empty() && in_flight_ == 0) {
-      mutex_.Await(absl::Condition(this, &Engine::HasCommands));
+      mutex_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return HasCommands(); });
     }
     submitted.swap(submitted_);
     cancelled.swap(cancelled_);
@@ -301,7 +301,7 @@ std::unique_ptr<Engine::LiveRequest> Engine::Release(uint64_t id) {
   live_.erase(found);
   scheduler_->Remove(id);
   PublishLoad();
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   identities_.erase(live->request.request_id);
   return live;
 }
@@ -326,7 +326,7 @@ void Engine::PublishLoad() {
     load.running_tokens += sequence->num_scheduled;
     load.waiting_tokens += sequence->num_unscheduled();
   }
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   load.queued_requests += static_cast<int64_t>(submitted_.size());
   for (const auto& live : submitted_) {
     load.waiting_tokens += static_cast<int64_t>(live->request.prompt.size());

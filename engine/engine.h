@@ -17,9 +17,9 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "engine/request.h"
+#include "kernels/core/mutex.h"
 #include "parallel/topology.h"
 
 namespace polystrate {
@@ -108,7 +108,7 @@ class Engine {
   const Tokenizer* const tokenizer_;
   std::atomic<EngineState> state_{EngineState::kStarting};
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   Commands submitted_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint64_t> cancelled_ ABSL_GUARDED_BY(mutex_);
   struct Identity {

@@ -1,7 +1,7 @@
 #include <cstring>
 #include <deque>
 
-#include "absl/synchronization/mutex.h"
+#include "kernels/core/mutex.h"
 #include "parallel/communicator.h"
 
 namespace polystrate {
@@ -16,22 +16,22 @@ class ThreadGroup {
 
   void Put(int source, int destination, const Tensor& x) {
     const char* bytes = static_cast<const char*>(x.raw());
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     Mailbox(source, destination).emplace_back(bytes, bytes + x.num_bytes());
   }
 
   void Take(int source, int destination, const Tensor& x) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     auto& mailbox = Mailbox(source, destination);
     auto arrived = [&mailbox] { return !mailbox.empty(); };
-    mutex_.Await(absl::Condition(&arrived));
+    mutex_.Await(arrived);
     CHECK_EQ(static_cast<int64_t>(mailbox.front().size()), x.num_bytes());
     if (x.num_bytes() > 0) std::memcpy(x.raw(), mailbox.front().data(), x.num_bytes());
     mailbox.pop_front();
   }
 
   std::optional<int64_t> Probe(int source, int destination) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     auto& mailbox = Mailbox(source, destination);
     if (mailbox.empty()) return std::nullopt;
     return mailbox.front().size();
@@ -48,7 +48,7 @@ class ThreadGroup {
   }
 
   void Barrier() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const uint64_t generation = generation_;
     if (++arrived_ == size_) {
       arrived_ = 0;
@@ -56,7 +56,7 @@ class ThreadGroup {
       return;
     }
     auto passed = [this, generation] { return generation_ != generation; };
-    mutex_.Await(absl::Condition(&passed));
+    mutex_.Await(passed);
   }
 
  private:
@@ -65,7 +65,7 @@ class ThreadGroup {
   }
 
   const int size_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   int arrived_ = 0;
   uint64_t generation_ = 0;
   std::vector<Tensor> inputs_;  // element r is written by rank r alone, between barriers
