@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "launcher/commands.h"
 #include "launcher/signals.h"
+#include "launcher/waiting.h"
 #include "parallel/process_group.h"
 
 namespace polystrate {
@@ -18,15 +19,16 @@ namespace {
 struct Command {
   const char* name;
   const char* summary;
+  bool runs_model;
   absl::Status (*run)(const Arguments& arguments);
 };
 
 constexpr Command kCommands[] = {
-    {"generate", "text from prompts, offline", GenerateCommand},
-    {"score", "log-probabilities of texts, offline", ScoreCommand},
-    {"serve", "one rank of an engine behind gRPC", ServeCommand},
-    {"client", "a prompt to a running engine, the text as it streams", ClientCommand},
-    {"plan", "how a model is cut and what fits, from config.json alone", PlanCommand},
+    {"generate", "text from prompts, offline", true, GenerateCommand},
+    {"score", "log-probabilities of texts, offline", true, ScoreCommand},
+    {"serve", "one rank of an engine behind gRPC", true, ServeCommand},
+    {"client", "a prompt to a running engine, the text as it streams", false, ClientCommand},
+    {"plan", "how a model is cut and what fits, from config.json alone", false, PlanCommand},
 };
 
 void PrintUsage(std::FILE* out) {
@@ -108,8 +110,13 @@ int Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   polystrate::OpenStandardFiles();
+  const std::string name = argc > 1 ? argv[1] : "";
   // A server drains on SIGTERM whenever it comes, so its handlers are there before anything else;
   // the other commands die of it, as commands do.
-  if (argc > 1 && std::string(argv[1]) == "serve") polystrate::InstallDrainSignals();
+  polystrate::BlockDrainSignals();
+  const polystrate::Command* command = polystrate::FindCommand(name);
+  if (command != nullptr && command->runs_model) polystrate::BoundThreadSpinning(argv);
+  if (name == "serve") polystrate::InstallDrainSignals();
+  polystrate::UnblockDrainSignals();
   return polystrate::Main(argc, argv);
 }

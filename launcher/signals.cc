@@ -15,6 +15,15 @@ namespace {
 // Written once by InstallDrainSignals.
 int signal_pipe[2] = {-1, -1};
 
+constexpr int kDrainSignals[] = {SIGTERM, SIGINT, SIGUSR1};
+
+sigset_t DrainSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : kDrainSignals) sigaddset(&signals, number);
+  return signals;
+}
+
 extern "C" void OnDrainSignal(int number) {
   const int saved_errno = errno;
   const char byte = static_cast<char>(number);
@@ -30,7 +39,17 @@ void InstallDrainSignals() {
   struct sigaction action = {};
   action.sa_handler = OnDrainSignal;
   action.sa_flags = SA_RESTART;
-  for (int number : {SIGTERM, SIGINT, SIGUSR1}) CHECK_EQ(sigaction(number, &action, nullptr), 0);
+  for (int number : kDrainSignals) CHECK_EQ(sigaction(number, &action, nullptr), 0);
+}
+
+void BlockDrainSignals() {
+  const sigset_t signals = DrainSignals();
+  CHECK_EQ(sigprocmask(SIG_BLOCK, &signals, nullptr), 0);
+}
+
+void UnblockDrainSignals() {
+  const sigset_t signals = DrainSignals();
+  CHECK_EQ(sigprocmask(SIG_UNBLOCK, &signals, nullptr), 0);
 }
 
 SignalWatcher::SignalWatcher(std::function<void(int)> on_signal)

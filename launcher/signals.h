@@ -10,6 +10,10 @@ namespace polystrate {
 
 void InstallDrainSignals();
 
+// Blocked signals stay pending, over an exec too.
+void BlockDrainSignals();
+void UnblockDrainSignals();
+
 // Calls on_signal(number) on its own thread for each signal that has arrived since
 // InstallDrainSignals().
 class SignalWatcher {

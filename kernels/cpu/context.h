@@ -33,9 +33,19 @@ class CpuContext {
   // For tests: use the kernels of another instruction set, which the processor must support.
   void UseIsa(cpu::Isa isa);
   cpu::Isa isa() const { return isa_; }
+  // For tests: threads share even work that one alone would have done sooner.
+  void SetMinParallelWork(int64_t work) { min_parallel_work_ = work; }
+  // Bytes or multiply-adds.
+  int64_t min_parallel_work() const { return min_parallel_work_; }
 
  private:
+  // Less than this ends sooner on one thread: on an idle machine it takes some 20 us, of which a
+  // second thread saves little more than its start costs, and where another process has the second
+  // core, waiting for it costs milliseconds.
+  static constexpr int64_t kMinParallelWork = 256 * 1024;
+
   const int num_threads_;
+  int64_t min_parallel_work_ = kMinParallelWork;
   cpu::Isa isa_;
   cpu::CpuKernels kernels_;
   std::vector<cpu::Arena> thread_arenas_;

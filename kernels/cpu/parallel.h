@@ -12,14 +12,11 @@
 
 namespace polystrate::cpu {
 
-// Work below this many bytes or multiply-adds ends sooner than a team of threads starts.
-constexpr int64_t kMinParallelWork = 32 * 1024;
-
 // body(task, thread) for every task in [0, num_tasks), in any order. `work` is the size of all
 // tasks together. With one thread there is no parallel region at all: ranks may share cores.
 template <typename Body>
 void ParallelFor(const CpuContext& context, int64_t num_tasks, int64_t work, const Body& body) {
-  if (context.num_threads() == 1 || num_tasks <= 1 || work < kMinParallelWork) {
+  if (context.num_threads() == 1 || num_tasks <= 1 || work < context.min_parallel_work()) {
     for (int64_t task = 0; task < num_tasks; ++task) body(task, 0);
     return;
   }

@@ -35,6 +35,7 @@ class KernelTest : public ::testing::TestWithParam<KernelCase> {
   void SetUp() override {
     if (!cpu::Supports(isa())) GTEST_SKIP() << "this processor lacks the instruction set";
     stream_.cpu().UseIsa(isa());
+    stream_.cpu().SetMinParallelWork(0);
   }
   DType dtype() const { return std::get<0>(GetParam()); }
   cpu::Isa isa() const { return std::get<1>(GetParam()); }

@@ -203,6 +203,7 @@ TEST_P(SamplingTest, ADrawDependsOnSeedPositionAndLogitsAlone) {
   std::vector<SampleResult> together(kRows);
   Stream two = Stream::Cpu(2);
   two.cpu().UseIsa(GetParam());
+  two.cpu().SetMinParallelWork(0);
   Sample(two, logits.tensor(), kVocab, rows, absl::MakeSpan(together));
   for (int64_t i = 0; i < kRows; ++i) {
     SampleResult alone;
