@@ -2,7 +2,10 @@
 // machine's own limits, measured in the same run: random bfloat16 weights of Pythia-160M's shape,
 // or an MLKV variant of it. Prints medians with their spread; passes no judgement.
 //
-//   engine_bench [--threads 2] [--repeats 7] [--kv_heads 12] [--kv_layers 12] [--json]
+//   GOMP_SPINCOUNT=1000 engine_bench [--threads 2] [--repeats 7] [--kv_heads 12] [--kv_layers 12]
+//                                    [--json]
+//
+// The variable is what the program sets for itself (launcher/waiting.cc).
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
