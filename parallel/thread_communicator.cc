@@ -127,6 +127,7 @@ class ThreadCommunicator : public Communicator {
 std::vector<std::unique_ptr<Communicator>> MakeThreadCommunicators(int size) {
   auto group = std::make_shared<ThreadGroup>(size);
   std::vector<std::unique_ptr<Communicator>> ranks;
+  ranks.reserve(size);
   for (int rank = 0; rank < size; ++rank) {
     ranks.push_back(std::make_unique<ThreadCommunicator>(group, rank));
   }
