@@ -5,23 +5,41 @@
 namespace polystrate {
 namespace {
 
-// The columns of a.qkv; a reuser has but the query.
+// What a layer projects its rows to; a reuser has but the query.
 struct Projections {
   Tensor query;
   Tensor key;
   Tensor value;
 };
 
-Projections SplitColumns(const TransformerContext& context, const LayerWeights& layer,
-                         const Activations& a) {
-  const int64_t query = int64_t{context.weights.heads.query_count} * context.config.head_dim;
-  // Row on row without a gap: into a matrix with gaps oneDNN multiplies by a slower path, which
-  // takes memory at each call.
-  if (!layer.owner) {
-    return {Tensor(a.qkv.raw(), a.qkv.dtype(), a.qkv.device(), {a.qkv.dim(0), query}), {}, {}};
-  }
-  const int64_t kv = int64_t{context.weights.heads.kv_count} * context.config.head_dim;
-  return {a.qkv.Columns(0, query), a.qkv.Columns(query, kv), a.qkv.Columns(query + kv, kv)};
+int64_t QueryColumns(const TransformerContext& context) {
+  return int64_t{context.weights.heads.query_count} * context.config.head_dim;
+}
+int64_t KvColumns(const TransformerContext& context) {
+  return int64_t{context.weights.heads.kv_count} * context.config.head_dim;
+}
+
+// `columns` of a.qkv's columns, behind `before` others, as a matrix whose rows lie without a gap:
+// into one with gaps oneDNN multiplies by a slower path, which takes memory at each call.
+Tensor Packed(const Activations& a, int64_t before, int64_t columns) {
+  const int64_t rows = a.qkv.dim(0);
+  char* data = static_cast<char*>(a.qkv.raw()) + rows * before * SizeOf(a.qkv.dtype());
+  return Tensor(data, a.qkv.dtype(), a.qkv.device(), {rows, columns});
+}
+
+// out = the given rows of qkv_proj times a.normed.
+void ProjectRows(const TransformerContext& context, const LayerWeights& layer, const Activations& a,
+                 int64_t begin, int64_t count, const Tensor& out) {
+  const LinearWeights& w = layer.qkv_proj;
+  Gemm(context.stream, a.normed, w.weight.Rows(begin, count),
+       w.bias.empty() ? Tensor() : w.bias.Rows(begin, count), out);
+}
+
+Tensor ProjectQuery(const TransformerContext& context, const LayerWeights& layer,
+                    const Activations& a) {
+  const Tensor query = Packed(a, 0, QueryColumns(context));
+  ProjectRows(context, layer, a, 0, query.dim(1), query);
+  return query;
 }
 
 void KeyValueMlp(const TransformerContext& context, const KeyValueMlpWeights& mlp,
@@ -31,42 +49,60 @@ void KeyValueMlp(const TransformerContext& context, const KeyValueMlpWeights& ml
   Gemm(context.stream, a.key_value_mlp, mlp.dense_out.weight, mlp.dense_out.bias, out);
 }
 
-// Q of every layer; K and V of an owner, which alone has weights for them.
-void Project(const TransformerContext& context, const LayerWeights& layer, const Activations& a,
-             const Projections& p) {
-  const bool query_alone = !layer.owner || context.config.use_key_value_mlp;
-  Gemm(context.stream, a.normed, layer.qkv_proj.weight, layer.qkv_proj.bias,
-       query_alone ? p.query : a.qkv);
-  if (layer.owner && context.config.use_key_value_mlp) {
+// An owner's; they lie behind the query's place, which they leave alone.
+Projections ProjectKeyAndValue(const TransformerContext& context, const LayerWeights& layer,
+                               const Activations& a) {
+  const int64_t query = QueryColumns(context), kv = KvColumns(context);
+  if (context.config.use_key_value_mlp) {
+    const Projections p = {{}, Packed(a, query, kv), Packed(a, query + kv, kv)};
     KeyValueMlp(context, layer.key_mlp, a, p.key);
     KeyValueMlp(context, layer.value_mlp, a, p.value);
+    return p;
   }
+  const Tensor both = Packed(a, query, 2 * kv);
+  ProjectRows(context, layer, a, query, 2 * kv, both);
+  return {{}, both.Columns(0, kv), both.Columns(kv, kv)};
+}
+
+// All three of the same rows, in one product where they are one matrix.
+Projections Project(const TransformerContext& context, const LayerWeights& layer,
+                    const Activations& a) {
+  if (layer.owner && !context.config.use_key_value_mlp) {
+    const int64_t query = QueryColumns(context), kv = KvColumns(context);
+    ProjectRows(context, layer, a, 0, query + 2 * kv, a.qkv);
+    return {a.qkv.Columns(0, query), a.qkv.Columns(query, kv), a.qkv.Columns(query + kv, kv)};
+  }
+  Projections p;
+  if (layer.owner) p = ProjectKeyAndValue(context, layer, a);
+  p.query = ProjectQuery(context, layer, a);
+  return p;
+}
+
+// To an owner's slot of the cache.
+void Store(const TransformerContext& context, const LayerWeights& layer, const StepInputs& inputs,
+           const Projections& p) {
+  // pre_rope caches raw keys, because reusers read them so; the owner rotates them as it reads.
+  if (context.config.reuse_keys == ReuseKeys::kPostRope) {
+    ApplyRope(context.stream, context.rope, inputs.positions, context.config.head_dim, p.key);
+  }
+  StoreKv(context.stream, p.key, p.value, inputs.slot_mapping, context.kv_cache.slot(layer.layer));
 }
 
 // a.block_out = this rank's part of the attention block's output.
 void Attention(const TransformerContext& context, const LayerWeights& layer,
-               const StepInputs& inputs, const Activations& a) {
+               const StepInputs& inputs, const Tensor& query, const Activations& a) {
   const Stream& stream = context.stream;
   const ModelConfig& config = context.config;
-  const bool pre_rope = config.reuse_keys == ReuseKeys::kPreRope;
-  const Projections p = SplitColumns(context, layer, a);
-  const KvSlot& slot = context.kv_cache.slot(layer.layer);
-
-  Project(context, layer, a, p);
-  if (layer.owner) {
-    // pre_rope caches raw keys, because reusers read them so; the owner rotates them as it reads.
-    if (!pre_rope) ApplyRope(stream, context.rope, inputs.positions, config.head_dim, p.key);
-    StoreKv(stream, p.key, p.value, inputs.slot_mapping, slot);
-  }
-  ApplyRope(stream, context.rope, inputs.positions, config.head_dim, p.query);
+  ApplyRope(stream, context.rope, inputs.positions, config.head_dim, query);
 
   AttentionOptions options;
   options.head_dim = config.head_dim;
   options.queries_per_kv_head = context.weights.heads.queries_per_kv_head;
   options.query_head_phase = context.weights.heads.phase;
   options.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-  if (pre_rope && layer.owner) options.rotate_keys = &context.rope;
-  PagedAttention(stream, p.query, slot, inputs.batch, options, a.attention);
+  if (config.reuse_keys == ReuseKeys::kPreRope && layer.owner) options.rotate_keys = &context.rope;
+  PagedAttention(stream, query, context.kv_cache.slot(layer.layer), inputs.batch, options,
+                 a.attention);
   Gemm(stream, a.attention, layer.dense.weight, layer.dense.bias, a.block_out);
 }
 
@@ -79,26 +115,51 @@ void Mlp(const TransformerContext& context, const LayerWeights& layer, const Act
        a.block_out, {.accumulate = accumulate});
 }
 
-}  // namespace
-
-void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
-                  const StepInputs& inputs, const Activations& a) {
-  const Stream& stream = context.stream;
-  const float epsilon = context.config.layer_norm_epsilon;
-  const bool parallel = context.config.use_parallel_residual;
+void InputNorm(const TransformerContext& context, const LayerWeights& layer, const Activations& a) {
   const NormWeights& ln1 = layer.input_layernorm;
+  LayerNorm(context.stream, a.hidden, ln1.weight, ln1.bias, context.config.layer_norm_epsilon,
+            a.normed);
+}
+
+// From the query on.
+void AttentionAndMlp(const TransformerContext& context, const LayerWeights& layer,
+                     const StepInputs& inputs, const Tensor& query, const Activations& a) {
+  const Stream& stream = context.stream;
+  const bool parallel = context.config.use_parallel_residual;
   const NormWeights& ln2 = layer.post_attention_layernorm;
 
-  LayerNorm(stream, a.hidden, ln1.weight, ln1.bias, epsilon, a.normed);
-  Attention(context, layer, inputs, a);
+  Attention(context, layer, inputs, query, a);
   if (!parallel) {
     context.tp.AllReduceSum(stream, a.block_out);
     AddInPlace(stream, a.block_out, a.hidden);
   }
-  LayerNorm(stream, a.hidden, ln2.weight, ln2.bias, epsilon, a.normed);
+  LayerNorm(stream, a.hidden, ln2.weight, ln2.bias, context.config.layer_norm_epsilon, a.normed);
   Mlp(context, layer, a, /*accumulate=*/parallel);
   context.tp.AllReduceSum(stream, a.block_out);
   AddInPlace(stream, a.block_out, a.hidden);
+}
+
+}  // namespace
+
+void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
+                  const StepInputs& inputs, const Activations& a) {
+  InputNorm(context, layer, a);
+  const Projections p = Project(context, layer, a);
+  if (layer.owner) Store(context, layer, inputs, p);
+  AttentionAndMlp(context, layer, inputs, p.query, a);
+}
+
+void WriteKeysAndValues(const TransformerContext& context, const LayerWeights& layer,
+                        const StepInputs& inputs, const Activations& a) {
+  CHECK(layer.owner);
+  InputNorm(context, layer, a);
+  Store(context, layer, inputs, ProjectKeyAndValue(context, layer, a));
+}
+
+void DecoderLayerFromQuery(const TransformerContext& context, const LayerWeights& layer,
+                           const StepInputs& inputs, const Activations& a) {
+  InputNorm(context, layer, a);
+  AttentionAndMlp(context, layer, inputs, ProjectQuery(context, layer, a), a);
 }
 
 }  // namespace polystrate

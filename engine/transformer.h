@@ -35,4 +35,12 @@ struct TransformerContext {
 void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
                   const StepInputs& inputs, const Activations& a);
 
+// The same in two parts, for a step that goes on with fewer rows than it wrote K and V for: first
+// an owner's keys and values of every row to the cache (a.hidden is only read), then all the rest,
+// for rows whose keys and values the cache holds.
+void WriteKeysAndValues(const TransformerContext& context, const LayerWeights& layer,
+                        const StepInputs& inputs, const Activations& a);
+void DecoderLayerFromQuery(const TransformerContext& context, const LayerWeights& layer,
+                           const StepInputs& inputs, const Activations& a);
+
 }  // namespace polystrate
