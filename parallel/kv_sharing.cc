@@ -5,8 +5,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
+#include "kernels/core/status.h"
 
 namespace polystrate {
+namespace {
+
+absl::Status CheckSharesSomething(const char* map, int num_layers) {
+  if (num_layers >= 4) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(map, " over ", num_layers,
+                                                 " layers would share nothing; expected at least "
+                                                 "4 layers"));
+}
+
+}  // namespace
 
 KvSharing KvSharing::AllOwn(int num_layers) {
   KvSharing sharing;
@@ -40,6 +51,31 @@ absl::StatusOr<KvSharing> KvSharing::Cla(int num_layers, int factor) {
   for (int l = short_group > 0 ? short_group : factor; l < num_layers; l += factor) {
     owners.push_back(l);
   }
+  return FromOwners(num_layers, owners);
+}
+
+absl::StatusOr<KvSharing> KvSharing::KeepEnds(int num_layers) {
+  RETURN_IF_ERROR(CheckSharesSomething("KeepEnds", num_layers));
+  ASSIGN_OR_RETURN(const KvSharing middle, Cla(num_layers - 2, 2));
+  std::vector<int> owners = {0};
+  for (int owner : middle.owners()) owners.push_back(owner + 1);
+  owners.push_back(num_layers - 1);
+  return FromOwners(num_layers, owners);
+}
+
+absl::StatusOr<KvSharing> KvSharing::DenseFront(int num_layers) {
+  RETURN_IF_ERROR(CheckSharesSomething("DenseFront", num_layers));
+  std::vector<int> owners(num_layers / 2);
+  std::iota(owners.begin(), owners.end(), 0);
+  owners.push_back(num_layers - 1);
+  return FromOwners(num_layers, owners);
+}
+
+absl::StatusOr<KvSharing> KvSharing::DenseBack(int num_layers) {
+  RETURN_IF_ERROR(CheckSharesSomething("DenseBack", num_layers));
+  std::vector<int> owners(num_layers / 2 + 1);
+  owners[1] = 1;
+  std::iota(owners.begin() + 2, owners.end(), num_layers - num_layers / 2 + 1);
   return FromOwners(num_layers, owners);
 }
 
@@ -113,9 +149,11 @@ absl::Status KvSharing::Validate() const {
   for (int l = 0; l < num_layers(); ++l) {
     const int source = kv_source[l];
     if (source < 0 || source > l) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("kv_source[", l, "] is ", source, "; expected 0 to ", l,
-                       ": a layer reads its own KV cache or that of a lower layer"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "kv_source[", l, "] is ", source, "; expected 0 to ", l,
+          ": a layer reads its own KV cache or that of a lower layer. One above it has "
+          "none yet when the layer runs, so a map that reads upward needs several "
+          "passes over a prompt, which this engine does not make"));
     }
     if (kv_source[source] != source) {
       return absl::InvalidArgumentError(

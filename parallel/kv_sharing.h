@@ -22,6 +22,17 @@ struct KvSharing {
   // CLA's rule (arXiv:2405.12981): groups of `factor` adjacent layers; where factor does not divide
   // the layers, the short group comes first.
   static absl::StatusOr<KvSharing> Cla(int num_layers, int factor);
+  // The non-uniform maps of the same paper, which gives them for 20 layers and 11 owners. What each
+  // generalises to, with l layers, l / 2 rounded down; from 4 layers on, below nothing is shared.
+  //
+  // KeepEnds: layers 0 and l - 1 share with none, those between are Cla(l - 2, 2).
+  static absl::StatusOr<KvSharing> KeepEnds(int num_layers);
+  // DenseFront: the first l / 2 layers own, then all read layer l / 2 - 1, and the last owns.
+  static absl::StatusOr<KvSharing> DenseFront(int num_layers);
+  // DenseBack: layers 0 and 1 own, then all read layer 1, and the last l / 2 - 1 own: as many
+  // owners as DenseFront. The paper's text counts one layer too many, 2 + 10 + 9 of 20; its size,
+  // 11 owners, makes the run in the middle one of 9.
+  static absl::StatusOr<KvSharing> DenseBack(int num_layers);
   // A map whose groups are runs of adjacent layers, from its owners in ascending order, owners[0] =
   // 0.
   static absl::StatusOr<KvSharing> FromOwners(int num_layers, const std::vector<int>& owners);

@@ -120,21 +120,48 @@ TEST(KvSharingTest, ClaPutsTheShortGroupFirst) {
 TEST(KvSharingTest, ClaNonUniformMaps) {
   struct Case {
     std::string name;
+    KvSharing sharing;
     Layers owners;
-    size_t num_cuts;
   };
-  const Case cases[] = {{"KeepEnds", {0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19}, 10},
-                        {"DenseFront", {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 19}, 10},
-                        {"DenseBack", {0, 1, 11, 12, 13, 14, 15, 16, 17, 18, 19}, 10}};
+  const Case cases[] = {
+      {"KeepEnds", *KvSharing::KeepEnds(20), {0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19}},
+      {"DenseFront", *KvSharing::DenseFront(20), {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 19}},
+      {"DenseBack", *KvSharing::DenseBack(20), {0, 1, 11, 12, 13, 14, 15, 16, 17, 18, 19}}};
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
-    const KvSharing sharing = KvSharing::FromOwners(20, c.owners).value();
-    EXPECT_EQ(sharing.owners(), c.owners);
-    EXPECT_TRUE(sharing.Validate().ok());
-    EXPECT_EQ(sharing.legal_cuts(), Layers(c.owners.begin() + 1, c.owners.end()));
+    EXPECT_EQ(c.sharing.owners(), c.owners);
+    EXPECT_TRUE(c.sharing.Validate().ok());
+    EXPECT_EQ(c.sharing.legal_cuts(), Layers(c.owners.begin() + 1, c.owners.end()));
   }
-  const KvSharing dense_front = KvSharing::FromOwners(20, cases[1].owners).value();
-  EXPECT_EQ(dense_front.groups()[9], (Layers{9, 10, 11, 12, 13, 14, 15, 16, 17, 18}));
+  EXPECT_EQ(cases[1].sharing.groups()[9], (Layers{9, 10, 11, 12, 13, 14, 15, 16, 17, 18}));
+  EXPECT_EQ(cases[2].sharing.groups()[1], (Layers{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
+}
+
+TEST(KvSharingTest, ClaNonUniformMapsOfOtherDepths) {
+  EXPECT_EQ(KvSharing::KeepEnds(4)->kv_source, (Layers{0, 1, 1, 3}));
+  EXPECT_EQ(KvSharing::KeepEnds(5)->kv_source, (Layers{0, 1, 2, 2, 4}));
+  EXPECT_EQ(KvSharing::KeepEnds(8)->kv_source, (Layers{0, 1, 1, 3, 3, 5, 5, 7}));
+  EXPECT_EQ(KvSharing::DenseFront(4)->kv_source, (Layers{0, 1, 1, 3}));
+  EXPECT_EQ(KvSharing::DenseFront(5)->kv_source, (Layers{0, 1, 1, 1, 4}));
+  EXPECT_EQ(KvSharing::DenseFront(8)->kv_source, (Layers{0, 1, 2, 3, 3, 3, 3, 7}));
+  EXPECT_EQ(KvSharing::DenseBack(4)->kv_source, (Layers{0, 1, 1, 3}));
+  EXPECT_EQ(KvSharing::DenseBack(5)->kv_source, (Layers{0, 1, 1, 1, 4}));
+  EXPECT_EQ(KvSharing::DenseBack(8)->kv_source, (Layers{0, 1, 1, 1, 1, 5, 6, 7}));
+  for (int l = 4; l <= 64; ++l) {
+    SCOPED_TRACE(l);
+    for (const KvSharing& sharing :
+         {*KvSharing::KeepEnds(l), *KvSharing::DenseFront(l), *KvSharing::DenseBack(l)}) {
+      EXPECT_TRUE(sharing.Validate().ok());
+      EXPECT_TRUE(sharing.shares());
+      EXPECT_TRUE(sharing.owns(l - 1));
+    }
+    EXPECT_EQ(KvSharing::DenseFront(l)->owners().size(), KvSharing::DenseBack(l)->owners().size());
+  }
+  for (int l : {-1, 0, 1, 3}) {
+    EXPECT_EQ(KvSharing::KeepEnds(l).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(KvSharing::DenseFront(l).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(KvSharing::DenseBack(l).status().code(), absl::StatusCode::kInvalidArgument);
+  }
 }
 
 // Hunyuan-Large: layer i owns where i % cla_share_factor == 0, so the short group comes last.
@@ -194,6 +221,7 @@ TEST(KvSharingTest, ValidateNamesTheFirstLayerAtFault) {
   };
   EXPECT_NE(message({}).find("empty"), std::string::npos);
   EXPECT_NE(message({1, 1}).find("kv_source[0] is 1; expected 0 to 0"), std::string::npos);
+  EXPECT_NE(message({1, 1}).find("reads upward"), std::string::npos);
   EXPECT_NE(message({0, -1}).find("kv_source[1] is -1; expected 0 to 1"), std::string::npos);
   EXPECT_NE(message({0, 0, 7}).find("kv_source[2] is 7; expected 0 to 2"), std::string::npos);
   EXPECT_NE(message({0, 0, 1, 9}).find("kv_source[2] is 1, but layer 1 has no KV cache"),
