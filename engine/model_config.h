@@ -20,24 +20,29 @@ enum class ReuseKeys : uint8_t {
   kPreRope,   // the owner's keys before rotation; only the reuser's query is rotated (pythia-mlkv)
 };
 
+struct Architecture;
+
 struct ModelConfig {
+  const Architecture* architecture = nullptr;  // names the tensors; set by ReadModelConfig
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int num_layers = 0;
   int num_heads = 0;
   int num_kv_heads = 0;  // absent in config.json: num_heads
-  int head_dim = 0;      // hidden_size / num_heads
+  int head_dim = 0;      // num_heads * head_dim may be other than hidden_size
   int64_t intermediate_size = 0;
   int64_t max_position_embeddings = 0;
-  float layer_norm_epsilon = 1e-5f;
+  float norm_epsilon = 1e-5f;
   int rotary_dim = 0;  // int(head_dim * rotary_pct), as transformers truncates; even, may be 0
   double rope_base = 10000.0;
   Activation activation = Activation::kGelu;
   bool use_parallel_residual = true;
   bool use_key_value_mlp = false;      // K and V projections are two-layer MLPs
   int64_t kv_intermediate_size = 0;    // of those; 0 without them
-  bool attention_bias = true;          // of query, key, value (their MLPs too) and dense
-  bool tie_word_embeddings = false;    // the LM head is embed_in; embed_out is not read
+  bool qkv_bias = true;                // of query, key and value, their MLPs too
+  bool output_bias = true;             // of the attention's output projection
+  bool mlp_bias = true;                // of both MLP matrices
+  bool tie_word_embeddings = false;    // the LM head is the embedding, and is not read
   std::vector<int32_t> eos_token_ids;  // any of them ends a sequence; often one, may be none
   KvSharing sharing;  // from kv_source, else from num_key_value_layers, else every layer owns
   ReuseKeys reuse_keys = ReuseKeys::kPostRope;
@@ -58,10 +63,10 @@ struct ModelOverrides {
   std::optional<ReuseKeys> reuse_keys;
 };
 
-// Reads DIR/config.json of a GPT-NeoX model: Pythia's and pythia-mlkv's keys, in the spellings of
-// transformers 4 and 5 (rotary_pct and rotary_emb_base, or rope_parameters; torch_dtype or dtype).
-// Our own keys, both optional: `kv_source`, a list with the source of each layer, which overrides
-// num_key_value_layers; `reuse_keys`, "post_rope" or "pre_rope".
+// Reads DIR/config.json of any architecture that FindArchitecture knows (engine/architecture.h), in
+// the spellings of transformers 4 and 5. Our own keys, both optional: `kv_source`, a list with the
+// source of each layer, which overrides num_key_value_layers; `reuse_keys`, "post_rope" or
+// "pre_rope".
 // NOT_FOUND when there is no such file; INVALID_ARGUMENT names the key, its value and what was
 // expected: other architectures, ranges, divisibility, scaled rotary embeddings. Every size is
 // bounded, so that no product of sizes that the engine forms can overflow 63 bits.

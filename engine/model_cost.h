@@ -12,7 +12,7 @@
 
 namespace polystrate {
 
-// layer[l]: query, dense, h_to_4h, 4h_to_h; an owner adds its K and V projections (both matrices of
+// layer[l]: query, output, up, down; an owner adds its K and V projections (both matrices of
 // each where they are MLPs) and 2 * num_kv_heads * head_dim cache elements. first_stage: one row of
 // the embedding; last_stage: the final norm and the LM head.
 StageCosts StageCostsOf(const ModelConfig& config);

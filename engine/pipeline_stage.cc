@@ -83,7 +83,7 @@ void PipelineStage::EmbedOrReceive(const StepInputs& inputs, const Activations& 
     rank_.groups.pp->Recv(rank_.stream, a.hidden, topology.pp_rank() - 1);
     return;
   }
-  EmbeddingLookup(rank_.stream, inputs.token_ids, weights_.embed_in,
+  EmbeddingLookup(rank_.stream, inputs.token_ids, weights_.embedding,
                   static_cast<int32_t>(weights_.vocab.begin), a.hidden);
   rank_.groups.tp->AllReduceSum(rank_.stream, a.hidden);
 }
@@ -98,9 +98,9 @@ void PipelineStage::ComputeLogits(const Activations& a, absl::Span<const int32_t
   const Tensor normed = all.logit_normed.Rows(0, n);
   const Tensor shard = all.logit_shard.Rows(0, n);
   EmbeddingLookup(stream, row_ids, a.hidden, /*vocab_begin=*/0, hidden);  // gathers rows
-  LayerNorm(stream, hidden, weights_.final_layer_norm.weight, weights_.final_layer_norm.bias,
-            config_.layer_norm_epsilon, normed);
-  Gemm(stream, normed, weights_.embed_out, /*bias=*/Tensor(), shard);
+  LayerNorm(stream, hidden, weights_.final_norm.weight, weights_.final_norm.bias,
+            config_.norm_epsilon, normed);
+  Gemm(stream, normed, weights_.lm_head, /*bias=*/Tensor(), shard);
   // tp_rank 0 sees the parts of all ranks as [tp_size, n, vocab share].
   const int64_t tp_size = rank_.topology.config.tp_size;
   const Tensor parts(all.logit_parts.raw(), DType::kFloat32, stream.device(),

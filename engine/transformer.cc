@@ -103,22 +103,21 @@ void Attention(const TransformerContext& context, const LayerWeights& layer,
   if (config.reuse_keys == ReuseKeys::kPreRope && layer.owner) options.rotate_keys = &context.rope;
   PagedAttention(stream, query, context.kv_cache.slot(layer.layer), inputs.batch, options,
                  a.attention);
-  Gemm(stream, a.attention, layer.dense.weight, layer.dense.bias, a.block_out);
+  Gemm(stream, a.attention, layer.o_proj.weight, layer.o_proj.bias, a.block_out);
 }
 
 // a.block_out (+)= this rank's part of the MLP's output.
 void Mlp(const TransformerContext& context, const LayerWeights& layer, const Activations& a,
          bool accumulate) {
-  Gemm(context.stream, a.normed, layer.h_to_4h.weight, layer.h_to_4h.bias, a.intermediate,
+  Gemm(context.stream, a.normed, layer.gate_up_proj.weight, layer.gate_up_proj.bias, a.intermediate,
        {.activation = context.config.activation});
-  Gemm(context.stream, a.intermediate, layer.four_h_to_h.weight, layer.four_h_to_h.bias,
-       a.block_out, {.accumulate = accumulate});
+  Gemm(context.stream, a.intermediate, layer.down_proj.weight, layer.down_proj.bias, a.block_out,
+       {.accumulate = accumulate});
 }
 
 void InputNorm(const TransformerContext& context, const LayerWeights& layer, const Activations& a) {
   const NormWeights& ln1 = layer.input_layernorm;
-  LayerNorm(context.stream, a.hidden, ln1.weight, ln1.bias, context.config.layer_norm_epsilon,
-            a.normed);
+  LayerNorm(context.stream, a.hidden, ln1.weight, ln1.bias, context.config.norm_epsilon, a.normed);
 }
 
 // From the query on.
@@ -133,7 +132,7 @@ void AttentionAndMlp(const TransformerContext& context, const LayerWeights& laye
     context.tp.AllReduceSum(stream, a.block_out);
     AddInPlace(stream, a.block_out, a.hidden);
   }
-  LayerNorm(stream, a.hidden, ln2.weight, ln2.bias, context.config.layer_norm_epsilon, a.normed);
+  LayerNorm(stream, a.hidden, ln2.weight, ln2.bias, context.config.norm_epsilon, a.normed);
   Mlp(context, layer, a, /*accumulate=*/parallel);
   context.tp.AllReduceSum(stream, a.block_out);
   AddInPlace(stream, a.block_out, a.hidden);

@@ -1,8 +1,8 @@
 // StageWeights: the weights of one rank: its stage's layers, its tensor-parallel share of each.
 //
 // Matrices are [out, in] in the engine's dtype; norm weights and biases are float32.
-// Column-parallel: qkv_proj, h_to_4h (and the K/V MLPs' second matrix); row-parallel: dense,
-// 4h_to_h, whose biases only tp_rank 0 keeps so that the all-reduce adds them once: on the others
+// Column-parallel: qkv_proj, gate_up_proj (and the K/V MLPs' second matrix); row-parallel: o_proj,
+// down_proj, whose biases only tp_rank 0 keeps so that the all-reduce adds them once: on the others
 // they are empty. Intermediate sizes are padded with zero rows and columns to a multiple of 32 per
 // rank, vocabulary rows to equal shares.
 #pragma once
@@ -44,32 +44,33 @@ struct LayerWeights {
   // and as many of V.
   LinearWeights qkv_proj;
   KeyValueMlpWeights key_mlp, value_mlp;  // owners of use_key_value_mlp models; empty otherwise
-  LinearWeights dense;                    // [hidden_size, query_count * head_dim]
-  LinearWeights h_to_4h;                  // [intermediate share, hidden_size]
-  LinearWeights four_h_to_h;              // [hidden_size, intermediate share]
+  LinearWeights o_proj;                   // [hidden_size, query_count * head_dim]
+  LinearWeights gate_up_proj;             // [intermediate share, hidden_size]
+  LinearWeights down_proj;                // [hidden_size, intermediate share]
 };
 
 struct StageWeights {
   HeadShard heads;
-  ShardRange vocab;         // this rank's rows of embed_in and embed_out
+  ShardRange vocab;         // this rank's rows of embedding and lm_head
   ShardRange intermediate;  // this rank's MLP rows
-  Tensor embed_in;          // [vocab.padded, hidden_size] T; first stage only
+  Tensor embedding;         // [vocab.padded, hidden_size] T; first stage only
   std::vector<LayerWeights> layers;
-  NormWeights final_layer_norm;  // last stage only, as embed_out
-  Tensor embed_out;              // [vocab.padded, hidden_size] T; may be embed_in itself (tied)
-  std::vector<Buffer> buffers;   // owns all of the above; one, as LoadStageWeights makes it
+  NormWeights final_norm;       // last stage only, as lm_head
+  Tensor lm_head;               // [vocab.padded, hidden_size] T; may be embedding itself (tied)
+  std::vector<Buffer> buffers;  // owns all of the above; one, as LoadStageWeights makes it
 
   int64_t num_bytes() const;
 };
 
-// Reads the share of (topology, stage) from a Hugging Face directory: stock checkpoints (fused
-// query_key_value) and those with query, key and value apart, F32, F16 or BF16 by tensor, converted
-// to `dtype`, float32 or bfloat16. Every tensor is checked before memory is taken; then exactly the
-// bytes of the share are read, through a staging buffer of 1 MiB, so that is all the memory besides
-// the share. What the model has no use for (buffers, K and V of reusers) is not looked at.
-// NOT_FOUND names the file or the missing tensor; INVALID_ARGUMENT the tensor, its shape or dtype
-// and what was expected, or a tp_size that does not divide the heads; RESOURCE_EXHAUSTED, the size.
-// `progress`, if given, is called after each tensor with the share of tensors read, (0, 1].
+// Reads the share of (topology, stage) from a Hugging Face directory, by the tensor names of
+// config.architecture: F32, F16 or BF16 by tensor, converted to `dtype`, float32 or bfloat16;
+// query, key and value apart or, where the family has such checkpoints, fused. Every tensor is
+// checked before memory is taken; then exactly the bytes of the share are read, through a staging
+// buffer of 1 MiB, so that is all the memory besides the share. What the model has no use for
+// (buffers, K and V of reusers) is not looked at. NOT_FOUND names the file or the missing tensor;
+// INVALID_ARGUMENT the tensor, its shape or dtype and what was expected, or a tp_size that does not
+// divide the heads; RESOURCE_EXHAUSTED, the size. `progress`, if given, is called after each tensor
+// with the share of tensors read, (0, 1].
 absl::StatusOr<StageWeights> LoadStageWeights(const std::string& model_dir,
                                               const ModelConfig& config, const Topology& topology,
                                               const Stage& stage, DType dtype, Device device,

@@ -68,12 +68,12 @@ TEST(ModelConfigTest, ReadsStockPythia) {
   EXPECT_EQ(config.head_dim, 64);
   EXPECT_EQ(config.intermediate_size, 3072);
   EXPECT_EQ(config.max_position_embeddings, 2048);
-  EXPECT_EQ(config.layer_norm_epsilon, 1e-5f);
+  EXPECT_EQ(config.norm_epsilon, 1e-5f);
   EXPECT_EQ(config.rotary_dim, 16);
   EXPECT_EQ(config.rope_base, 10000.0);
   EXPECT_EQ(config.activation, Activation::kGelu);
   EXPECT_TRUE(config.use_parallel_residual);
-  EXPECT_TRUE(config.attention_bias);
+  EXPECT_TRUE(config.qkv_bias && config.output_bias && config.mlp_bias);
   EXPECT_FALSE(config.use_key_value_mlp);
   EXPECT_FALSE(config.tie_word_embeddings);
   EXPECT_EQ(config.eos_token_ids, std::vector<int32_t>{0});
@@ -280,7 +280,7 @@ TEST(ModelConfigTest, BadValuesAreNamed) {
        "\"type\" is the string \"linear\""},
       {{{"rope_scaling", "2.0"}}, "\"rope_scaling\" is 2, expected an object"},
       {{{"rope_parameters", R"({"rope_type": "yarn"})"}}, "\"yarn\""},
-      {{{"hidden_act", "\"silu\""}}, "\"silu\", expected gelu, gelu_new"},
+      {{{"hidden_act", "\"silu\""}}, "\"silu\", expected one of gelu, gelu_new"},
       {{{"hidden_act", "3"}}, "\"hidden_act\" is 3"},
       {{{"reuse_keys", "\"rope\""}}, "expected \"post_rope\" or \"pre_rope\""},
       {{{"eos_token_id", "50304"}},

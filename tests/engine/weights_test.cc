@@ -69,13 +69,13 @@ class RankChecker {
       return Slice(truth_.at(name), hidden_size, vocab.begin, vocab.count, 0, hidden_size);
     };
     const std::string embed_in = "gpt_neox.embed_in.weight";
-    EXPECT_EQ(weights_.embed_in.empty(), !topology_.first_stage());
-    EXPECT_EQ(weights_.embed_out.empty(), !topology_.last_stage());
+    EXPECT_EQ(weights_.embedding.empty(), !topology_.first_stage());
+    EXPECT_EQ(weights_.lm_head.empty(), !topology_.last_stage());
     if (topology_.first_stage())
-      ExpectPadded(weights_.embed_in, vocab.count, hidden_size, table(embed_in), "embed_in");
+      ExpectPadded(weights_.embedding, vocab.count, hidden_size, table(embed_in), "embed_in");
     if (topology_.last_stage()) {
-      Norm("gpt_neox.final_layer_norm", weights_.final_layer_norm);
-      ExpectPadded(weights_.embed_out, vocab.count, hidden_size,
+      Norm("gpt_neox.final_layer_norm", weights_.final_norm);
+      ExpectPadded(weights_.lm_head, vocab.count, hidden_size,
                    table(spec_.tie_word_embeddings ? embed_in : "embed_out.weight"), "embed_out");
     }
     for (const LayerWeights& layer : weights_.layers) Layer(layer);
@@ -153,15 +153,15 @@ class RankChecker {
       KeyValueMlp(attention + "value", layer.value_mlp);
     }
     Rows(attention + "dense", spec_.hidden_size, heads_.query_begin * head_dim, query_rows,
-         layer.dense, spec_.attention_bias);
+         layer.o_proj, spec_.attention_bias);
     const ShardRange mlp =
         Split(spec_.intermediate_size, topology_.config.tp_size, topology_.tp_rank(), 32);
-    Columns(name + "mlp.dense_h_to_4h", spec_.hidden_size, mlp.begin, mlp.count, layer.h_to_4h,
+    Columns(name + "mlp.dense_h_to_4h", spec_.hidden_size, mlp.begin, mlp.count, layer.gate_up_proj,
             true);
-    Rows(name + "mlp.dense_4h_to_h", spec_.intermediate_size, mlp.begin, mlp.count,
-         layer.four_h_to_h, true);
-    EXPECT_EQ(layer.h_to_4h.weight.dim(0), mlp.padded);
-    EXPECT_EQ(layer.four_h_to_h.weight.dim(1), mlp.padded);
+    Rows(name + "mlp.dense_4h_to_h", spec_.intermediate_size, mlp.begin, mlp.count, layer.down_proj,
+         true);
+    EXPECT_EQ(layer.gate_up_proj.weight.dim(0), mlp.padded);
+    EXPECT_EQ(layer.down_proj.weight.dim(1), mlp.padded);
   }
 
   const TinyModelSpec& spec_;
@@ -365,7 +365,7 @@ TEST(WeightsTest, BadTensorsAreNamed) {
          for (StoredTensor& t : *tensors)
            if (t.name.rfind("gpt_neox.", 0) == 0) t.name = t.name.substr(9);
        },
-       "this is a GPTNeoXModel without its LM head"},
+       "the bare model without its LM head"},
       {Mlkv(),
        [](std::vector<StoredTensor>* tensors) {
          for (StoredTensor& t : *tensors)

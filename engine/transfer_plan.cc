@@ -1,0 +1,47 @@
+#include "engine/transfer_plan.h"
+
+#include <utility>
+
+#include "kernels/core/status.h"
+
+namespace polystrate {
+namespace {
+
+constexpr int64_t kTensorAlignment = 64;  // bytes: a cache line, a vector register
+
+}  // namespace
+
+void TransferPlan::Place(DType dtype, std::vector<int64_t> dims, Tensor* tensor) {
+  int64_t bytes = SizeOf(dtype);
+  for (const int64_t dim : dims) bytes *= dim;
+  placements_.push_back({tensor, dtype, std::move(dims), num_bytes_});
+  num_bytes_ += (bytes + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
+}
+
+void TransferPlan::Read(std::string name, std::vector<int64_t> stored_shape, const Block& block,
+                        const Tensor& dst, int64_t dst_row) {
+  transfers_.push_back({std::move(name), std::move(stored_shape), block, &dst, dst_row});
+}
+
+absl::StatusOr<Buffer> TransferPlan::Execute(const Checkpoint& checkpoint, Device device,
+                                             const std::function<void(double)>& progress) const {
+  TensorReader reader(checkpoint);
+  for (const Transfer& transfer : transfers_)
+    RETURN_IF_ERROR(reader.Check(transfer.name, transfer.stored_shape));
+  // One buffer, so that it is worth huge pages; zero at first, which is what padding needs.
+  ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(device, num_bytes_));
+  for (const auto& [tensor, dtype, dims, offset] : placements_) {
+    char* data = static_cast<char*>(buffer.data()) + offset;
+    *tensor = dims.size() == 1 ? Tensor(data, dtype, device, {dims[0]})
+                               : Tensor(data, dtype, device, {dims[0], dims[1]});
+  }
+  for (size_t i = 0; i < transfers_.size(); ++i) {
+    const Transfer& transfer = transfers_[i];
+    const Tensor dst = transfer.dst->Rows(transfer.dst_row, transfer.block.num_rows);
+    RETURN_IF_ERROR(reader.Read(transfer.name, transfer.block, dst));
+    if (progress) progress(static_cast<double>(i + 1) / static_cast<double>(transfers_.size()));
+  }
+  return buffer;
+}
+
+}  // namespace polystrate

@@ -1,0 +1,54 @@
+// TransferPlan: which blocks of a checkpoint go into which tensors of a rank. All is planned first,
+// which costs nothing and so finds every missing or misshapen tensor before memory is taken or data
+// is read; then all memory is taken at once and filled.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/checkpoint.h"
+#include "engine/tensor_reader.h"
+#include "kernels/core/device.h"
+#include "kernels/core/tensor.h"
+
+namespace polystrate {
+
+class TransferPlan {
+ public:
+  // `tensor`, which must stay where it is, gets zeroed memory of these dimensions, one or two.
+  void Place(DType dtype, std::vector<int64_t> dims, Tensor* tensor);
+  // `block` of the tensor `name`, which must be of `stored_shape`, goes to the rows of `dst` from
+  // `dst_row` on. `dst` is a placed tensor.
+  void Read(std::string name, std::vector<int64_t> stored_shape, const Block& block,
+            const Tensor& dst, int64_t dst_row = 0);
+
+  // Checks every tensor to be read, takes the memory and reads. The buffer owns what was placed.
+  // Errors as LoadStageWeights gives them (engine/weights.h), whose `progress` this is.
+  absl::StatusOr<Buffer> Execute(const Checkpoint& checkpoint, Device device,
+                                 const std::function<void(double)>& progress) const;
+
+ private:
+  struct Placement {
+    Tensor* tensor;
+    DType dtype;
+    std::vector<int64_t> dims;
+    int64_t offset;  // bytes
+  };
+  struct Transfer {
+    std::string name;
+    std::vector<int64_t> stored_shape;
+    Block block;
+    const Tensor* dst;
+    int64_t dst_row;
+  };
+
+  std::vector<Placement> placements_;
+  std::vector<Transfer> transfers_;
+  int64_t num_bytes_ = 0;
+};
+
+}  // namespace polystrate
