@@ -190,7 +190,7 @@ INSTANTIATE_TEST_SUITE_P(
 // "Slightly fewer parameters": the K and V projections of the layers that reuse.
 TEST(ClaTablesTest, SharingSavesTheProjectionsOfReusers) {
   ModelConfig mqa = Shape(16, 1, 128, KvSharing::AllOwn(20));
-  mqa.attention_bias = false;
+  mqa.qkv_bias = false;
   ModelConfig cla2 = mqa;
   cla2.sharing = KvSharing::Cla(20, 2).value();
   EXPECT_EQ(mqa.NumParameters() - cla2.NumParameters(), 10 * 2 * 2048 * 128);
