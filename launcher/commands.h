@@ -16,5 +16,6 @@ absl::Status ScoreCommand(const Arguments& arguments);
 absl::Status ServeCommand(const Arguments& arguments);
 absl::Status ClientCommand(const Arguments& arguments);
 absl::Status PlanCommand(const Arguments& arguments);
+absl::Status BenchCommand(const Arguments& arguments);
 
 }  // namespace polystrate

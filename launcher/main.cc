@@ -29,6 +29,7 @@ constexpr Command kCommands[] = {
     {"serve", "one rank of an engine behind gRPC", true, ServeCommand},
     {"client", "a prompt to a running engine, the text as it streams", false, ClientCommand},
     {"plan", "how a model is cut and what fits, from config.json alone", false, PlanCommand},
+    {"bench", "the papers' measurements, with random weights", true, BenchCommand},
 };
 
 void PrintUsage(std::FILE* out) {

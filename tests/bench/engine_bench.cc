@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "engine/json_writer.h"
+#include "kernels/machine_limits.h"
 #include "tests/testing/local_engine.h"
-#include "tests/testing/machine_limits.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
 

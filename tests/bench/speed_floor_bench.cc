@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <vector>
 
+#include "kernels/machine_limits.h"
 #include "kernels/ops.h"
-#include "tests/testing/machine_limits.h"
 
 namespace polystrate {
 namespace {

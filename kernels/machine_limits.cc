@@ -1,4 +1,4 @@
-#include "tests/testing/machine_limits.h"
+#include "kernels/machine_limits.h"
 
 #include <algorithm>
 #include <chrono>

@@ -1,0 +1,14 @@
+// What this process has resident, by the system's own account.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+
+namespace polystrate {
+
+// Bytes of memory that are mapped and present now (Rss of /proc/self/smaps_rollup). UNIMPLEMENTED
+// where the system does not say.
+absl::StatusOr<int64_t> ResidentBytes();
+
+}  // namespace polystrate

@@ -1,0 +1,92 @@
+// `polystrate bench` as a user runs it, quick: tables, JSON, plots, refusals.
+
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/json.h"
+#include "tests/testing/process.h"
+#include "tests/testing/temp_dir.h"
+
+namespace polystrate {
+namespace {
+
+constexpr absl::Duration kTimeout = absl::Seconds(100);  // a busy machine; seconds on an idle one
+
+class BenchTest : public testing::Test {
+ protected:
+  // Runs a bench with --json and --svg, and checks what all have in common.
+  void Run(CommandLine arguments) {
+    arguments.insert(arguments.begin(), "bench");
+    for (const char* flag : {"json", "svg"}) {
+      arguments.push_back(absl::StrCat("--", flag));
+      arguments.push_back(dir_.File(absl::StrCat("report.", flag)));
+    }
+    result_ = RunCommand(Polystrate(arguments), kTimeout);
+    ASSERT_EQ(result_.exit_code, 0) << result_.err;
+    auto json = Json::Parse(ReadFile(dir_.File("report.json")), "report.json");
+    ASSERT_TRUE(json.ok()) << json.status();
+    json_.emplace(*std::move(json));
+    const std::string svg = ReadFile(dir_.File("report.svg"));
+    EXPECT_TRUE(absl::StartsWith(svg, "<svg ")) << svg.substr(0, 80);
+    EXPECT_TRUE(absl::EndsWith(svg, "</svg>\n"));
+  }
+
+  TempDir dir_;
+  CommandResult result_;
+  std::optional<Json> json_;
+};
+
+void ExpectRefused(const CommandLine& arguments, const std::string& message) {
+  CommandLine command = {"bench"};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  const CommandResult result = RunCommand(Polystrate(command), kTimeout);
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.out, "");
+  EXPECT_TRUE(absl::StrContains(result.err, message)) << result.err;
+}
+
+TEST_F(BenchTest, CapacityReportsTheAllocatorsBytes) {
+  Run({"capacity", "--quick", "--variants", "MHA-144,MLKV-1"});
+  EXPECT_TRUE(absl::StrContains(result_.out, "MHA-144    12  12        36864")) << result_.out;
+  EXPECT_TRUE(absl::StrContains(result_.out, "144.00")) << result_.out;
+  const JsonView root = json_->root();
+  EXPECT_EQ(*root.GetString("bench"), "capacity");
+  EXPECT_EQ(*root.GetObject("linearity")->GetInt("expected_slope"), 256);
+  const auto variants = root.GetArray("variants")->Elements();
+  ASSERT_EQ(variants.size(), 2u);
+  EXPECT_EQ(*variants[0].GetInt("bytes_per_token"), 36864);
+  EXPECT_EQ(*variants[0].GetInt("max_sequences"), 99);
+  EXPECT_EQ(*variants[1].GetString("name"), "MLKV-1");
+  EXPECT_EQ(*variants[1].GetInt("bytes_per_token"), 256);
+  EXPECT_EQ(*variants[1].GetInt("formula_bytes_per_token"), 256);
+  EXPECT_EQ(*variants[1].GetInt("max_sequences"), 14336);
+  EXPECT_GT(*variants[1].GetInt("resident_bytes"), 0);
+}
+
+TEST(BenchBadInput, IsRefused) {
+  ExpectRefused({}, "bench needs a kind: capacity");
+  ExpectRefused({"capcity"}, "there is no bench \"capcity\"; the kinds are capacity");
+  ExpectRefused({"capacity", "--variants", "MLKV-3"}, "no \"MLKV-3\"; the variants are MHA-144,");
+  ExpectRefused({"capacity", "--kv_memory", "0"}, "--kv_memory is 0");
+  ExpectRefused({"capacity", "--kv_memory", "1000"}, "--kv_memory 1000 holds no KV block");
+  ExpectRefused({"capacity", "--sequence_len", "-1"}, "--sequence_len is -1");
+  ExpectRefused({"capacity", "--block_size", "0"}, "--block_size is 0");
+  ExpectRefused({"capacity", "--svg", "/no/such/folder/a.svg"}, "--svg: cannot write /no/such");
+}
+
+TEST(BenchHelp, NamesTheKindsAndTheirFlags) {
+  CommandResult result = RunCommand(Polystrate({"bench", "--help"}), kTimeout);
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_TRUE(absl::StrContains(result.out, "capacity")) << result.out;
+  result = RunCommand(Polystrate({"bench", "capacity", "--help"}), kTimeout);
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_TRUE(absl::StrContains(result.out, "--kv_memory")) << result.out;
+}
+
+}  // namespace
+}  // namespace polystrate
