@@ -1,5 +1,7 @@
 #include "engine/activations.h"
 
+#include <utility>
+
 #include "kernels/core/status.h"
 
 namespace polystrate {
@@ -10,6 +12,12 @@ Activations Activations::ForStep(int64_t num_tokens) const {
                          &step.attention, &step.intermediate, &step.block_out}) {
     if (!tensor->empty()) *tensor = tensor->Rows(0, num_tokens);
   }
+  return step;
+}
+
+Activations Activations::ForGatheredRows(int64_t num_rows) const {
+  Activations step = ForStep(num_rows);
+  std::swap(step.hidden, step.block_out);
   return step;
 }
 

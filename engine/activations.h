@@ -31,6 +31,9 @@ struct Activations {
 
   // The first num_tokens rows of the tensors that have a row for each token.
   Activations ForStep(int64_t num_tokens) const;
+  // The same for rows that are gathered in the middle of a step: hidden and block_out change
+  // places, so that rows of the one's memory can be gathered into the other's.
+  Activations ForGatheredRows(int64_t num_rows) const;
 };
 
 struct ActivationPool {

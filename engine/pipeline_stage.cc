@@ -31,7 +31,11 @@ StepInputs MakeInputs(const StepPlan& plan) {
 
 PipelineStage::PipelineStage(const RankContext& rank, const ModelConfig& config,
                              const StageOptions& options, StageWeights weights)
-    : rank_(rank), config_(config), options_(options), weights_(std::move(weights)) {}
+    : rank_(rank), config_(config), options_(options), weights_(std::move(weights)) {
+  for (size_t i = 0; i < weights_.layers.size(); ++i) {
+    if (weights_.layers[i].owner) last_owner_ = i;
+  }
+}
 
 absl::StatusOr<std::unique_ptr<PipelineStage>> PipelineStage::Create(const RankContext& rank,
                                                                      const ModelConfig& config,
@@ -52,23 +56,26 @@ absl::StatusOr<std::unique_ptr<PipelineStage>> PipelineStage::Create(const RankC
   self->rope_.cos_sin = Tensor(self->rope_buffer_.data(), DType::kFloat32, device,
                                {options.max_model_len, config.rotary_dim});
   FillRopeTable(config.rope_base, self->rope_);
+  self->wanted_.Reserve(options.max_num_batched_tokens);
   return self;
+}
+
+TransformerContext PipelineStage::Context() const {
+  return {rank_.stream, *rank_.groups.tp, config_, weights_, kv_cache_, rope_};
 }
 
 std::optional<StepResult> PipelineStage::Run(const StepPlan& plan) {
   const Topology& topology = rank_.topology;
   const StepInputs inputs = MakeInputs(plan);
   const Activations a = pool_.all.ForStep(plan.num_tokens());
-  const TransformerContext context{rank_.stream, *rank_.groups.tp, config_,
-                                   weights_,     kv_cache_,        rope_};
 
   EmbedOrReceive(inputs, a);
   const int64_t begin_ns = Timeline::NowNs();  // waiting for the stage before is not work
-  for (const LayerWeights& layer : weights_.layers) DecoderLayer(context, layer, inputs, a);
   std::optional<StepResult> result;
   if (topology.last_stage()) {
-    result = SampleAndScore(plan, a);
+    result = RunLastStage(plan, inputs, a);
   } else {
+    for (const LayerWeights& layer : weights_.layers) DecoderLayer(Context(), layer, inputs, a);
     rank_.groups.pp->Send(rank_.stream, a.hidden, topology.pp_rank() + 1);
   }
   timeline_.Add(
@@ -86,6 +93,38 @@ void PipelineStage::EmbedOrReceive(const StepInputs& inputs, const Activations& 
   EmbeddingLookup(rank_.stream, inputs.token_ids, weights_.embedding,
                   static_cast<int32_t>(weights_.vocab.begin), a.hidden);
   rank_.groups.tp->AllReduceSum(rank_.stream, a.hidden);
+}
+
+StepResult PipelineStage::RunLastStage(const StepPlan& plan, const StepInputs& inputs,
+                                       const Activations& a) {
+  if (options_.prefill_skip) wanted_.Find(plan);
+  const TransformerContext context = Context();
+  if (wanted_.all) {
+    for (const LayerWeights& layer : weights_.layers) DecoderLayer(context, layer, inputs, a);
+    return SampleAndScore(plan, a);
+  }
+  for (size_t i = 0; i < last_owner_; ++i) DecoderLayer(context, weights_.layers[i], inputs, a);
+  WriteKeysAndValues(context, weights_.layers[last_owner_], inputs, a);
+  const Activations wanted = pool_.all.ForGatheredRows(static_cast<int64_t>(wanted_.rows.size()));
+  if (!wanted_.rows.empty()) RunWantedRows(inputs, a.hidden, wanted);
+  return SampleAndScore(plan, wanted);
+}
+
+// The last owner from its query on and all above it, of rows of `hidden`.
+void PipelineStage::RunWantedRows(const StepInputs& inputs, const Tensor& hidden,
+                                  const Activations& wanted) {
+  const int64_t n = wanted.hidden.dim(0);
+  const TransformerContext context = Context();
+  StepInputs rest;  // neither tokens nor slots: nothing is embedded or stored from here on
+  rest.positions = HostTensor(wanted_.positions, {n});
+  rest.batch = inputs.batch;
+  rest.batch.cu_seqlens_q = HostTensor(wanted_.cu_seqlens_q, {inputs.batch.cu_seqlens_q.dim(0)});
+  EmbeddingLookup(rank_.stream, HostTensor(wanted_.rows, {n}), hidden, /*vocab_begin=*/0,
+                  wanted.hidden);  // gathers rows
+  DecoderLayerFromQuery(context, weights_.layers[last_owner_], rest, wanted);
+  for (size_t i = last_owner_ + 1; i < weights_.layers.size(); ++i) {
+    DecoderLayer(context, weights_.layers[i], rest, wanted);
+  }
 }
 
 // Logits of the given rows, into the first rows of logits() on the sampler's rank.
@@ -122,7 +161,7 @@ StepResult PipelineStage::SampleAndScore(const StepPlan& plan, const Activations
     SampleRow params[kMaxRows];
     SampleResult sampled[kMaxRows];
     for (size_t i = 0; i < n; ++i) {
-      rows[i] = plan.samples[begin + i].row;
+      rows[i] = wanted_.Locate(plan.samples[begin + i].row);
       params[i] = plan.samples[begin + i].params;
     }
     ComputeLogits(a, {rows, n});
@@ -140,7 +179,7 @@ StepResult PipelineStage::SampleAndScore(const StepPlan& plan, const Activations
     int32_t targets[kMaxRows];
     float logprobs[kMaxRows];
     for (size_t i = 0; i < n; ++i) {
-      rows[i] = plan.scores[begin + i].row;
+      rows[i] = wanted_.Locate(plan.scores[begin + i].row);
       targets[i] = plan.scores[begin + i].target;
     }
     ComputeLogits(a, {rows, n});

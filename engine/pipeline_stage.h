@@ -12,6 +12,7 @@
 #include "engine/step_plan.h"
 #include "engine/timeline.h"
 #include "engine/transformer.h"
+#include "engine/wanted_rows.h"
 #include "engine/weights.h"
 #include "parallel/process_group.h"
 #include "parallel/topology.h"
@@ -31,6 +32,7 @@ struct StageOptions {
   int64_t block_size = 16;
   int64_t max_num_batched_tokens = 512;
   int64_t max_model_len = 0;
+  bool prefill_skip = true;  // above the last owner, compute wanted rows alone (wanted_rows.h)
 };
 
 class PipelineStage {
@@ -49,8 +51,10 @@ class PipelineStage {
   // (dtype, hidden_size, largest step). INTERNAL names the difference.
   absl::Status AgreeOnHandover();
 
-  // For tests: the logits of the last rows that were sampled or scored (the sampler's rank alone).
+  // For tests: the logits of the last rows that were sampled or scored (the sampler's rank alone),
+  // all scratch memory, the cache.
   const Tensor& logits() const { return pool_.all.logits; }
+  const Activations& activations() const { return pool_.all; }
   KvCache& kv_cache() { return kv_cache_; }
   const StageWeights& weights() const { return weights_; }
   Timeline& timeline() { return timeline_; }
@@ -58,18 +62,24 @@ class PipelineStage {
  private:
   PipelineStage(const RankContext& rank, const ModelConfig& config, const StageOptions& options,
                 StageWeights weights);
+  TransformerContext Context() const;
   void EmbedOrReceive(const StepInputs& inputs, const Activations& a);
+  StepResult RunLastStage(const StepPlan& plan, const StepInputs& inputs, const Activations& a);
+  void RunWantedRows(const StepInputs& inputs, const Tensor& hidden, const Activations& wanted);
   void ComputeLogits(const Activations& a, absl::Span<const int32_t> rows);
+  // `a` holds the wanted rows.
   StepResult SampleAndScore(const StepPlan& plan, const Activations& a);
 
   const RankContext rank_;
   const ModelConfig config_;
   const StageOptions options_;
   StageWeights weights_;
+  size_t last_owner_ = 0;  // in weights_.layers; in the last stage it is the model's
   KvCache kv_cache_;
   ActivationPool pool_;
   Buffer rope_buffer_;
   RopeTable rope_;
+  WantedRows wanted_;  // of the step that runs; every row without prefill_skip
   Timeline timeline_;
 };
 

@@ -75,8 +75,9 @@ struct KvSlot {
 void StoreKv(const Stream& stream, const Tensor& key, const Tensor& value,
              const Tensor& slot_mapping, const KvSlot& slot);
 
-// The ragged batch of one step: sequence i's queries are rows [cu_seqlens_q[i], cu_seqlens_q[i+1])
-// and are the last of its context_lens[i] tokens, whose K and V are already in the cache.
+// The ragged batch of one step: sequence i's queries are rows [cu_seqlens_q[i], cu_seqlens_q[i+1]),
+// of which there may be none, and are the last of its context_lens[i] tokens, whose K and V are
+// already in the cache.
 struct AttentionBatch {
   Tensor cu_seqlens_q;  // [num_sequences + 1] int32, on the host
   Tensor context_lens;  // [num_sequences] int32, on the host

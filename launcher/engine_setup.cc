@@ -67,6 +67,10 @@ void EngineFlags::AddTo(FlagSet* flags) {
   flags->Add("max_num_seqs", &max_num_seqs, "sequences that run at once");
   flags->Add("max_num_batched_tokens", &max_num_batched_tokens,
              "tokens of one step; longer prompts are prefilled in chunks");
+  flags->Add(
+      "prefill_skip", &prefill_skip,
+      "above the last layer that owns a KV cache, compute only rows whose logits are wanted; "
+      "the results are the same without (=false)");
   flags->Add("threads", &threads, "threads of each rank (default: an equal share of the cores)");
   flags->Add("timeline", &timeline,
              "write when each stage worked on each step to this file (Chrome trace)");
@@ -137,6 +141,7 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   setup.stage.block_size = engine.block_size;
   setup.stage.max_num_batched_tokens = engine.max_num_batched_tokens;
   setup.stage.max_model_len = engine.max_model_len;
+  setup.stage.prefill_skip = flags.prefill_skip;
   return setup;
 }
 
@@ -150,7 +155,8 @@ std::string DescribeSetup(const EngineSetup& setup) {
   absl::StrAppend(&text, ", ", Name(setup.model.dtype), ", ", engine.num_blocks, " KV blocks of ",
                   engine.block_size, " tokens, max_model_len ", engine.max_model_len,
                   ", max_num_seqs ", engine.max_num_seqs, ", max_num_batched_tokens ",
-                  engine.max_num_batched_tokens);
+                  engine.max_num_batched_tokens, ", prefill skip ",
+                  setup.stage.prefill_skip ? "on" : "off");
   absl::StrAppend(&text, ", a model of ", config.num_layers, " layers, hidden_size ",
                   config.hidden_size, ", ", config.num_heads, " heads, ", config.num_kv_heads,
                   " KV heads, vocab_size ", config.vocab_size, ", kv_source ",

@@ -36,6 +36,7 @@ struct EngineFlags {
   ModelFlags model;
   int64_t max_num_seqs = 64;
   int64_t max_num_batched_tokens = 512;
+  bool prefill_skip = true;
   std::optional<int64_t> threads;
   std::optional<std::string> timeline;
 

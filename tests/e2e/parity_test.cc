@@ -127,6 +127,24 @@ TEST_P(MpirunParity, StagesChangeNoBit) {
   }
 }
 
+using MpirunPrefillSkip = MpirunParity;
+
+// In chunks, so that stages see steps of which they want no row.
+TEST_P(MpirunPrefillSkip, ChangesNothing) {
+  const auto [tp, pp] = GetParam();
+  const auto generate = [this](int tp_size, int pp_size, const std::string& skip) {
+    return Run(tp_size, pp_size,
+               {"generate", "--prompts", Path("many.jsonl"), "--max_tokens", "10", "--temperature",
+                "0", "--ignore_eos", "--json", "--dtype", "float32", "--max_num_batched_tokens",
+                "16", "--prefill_skip=" + skip});
+  };
+  const std::string on = generate(tp, pp, "true");
+  ExpectNear(on, generate(tp, pp, "false"), kFloat32);
+  ExpectNear(on, generate(1, 1, "false"), kFloat32);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cut, MpirunPrefillSkip, ::testing::Values(std::tuple(2, 2)));
+
 INSTANTIATE_TEST_SUITE_P(Cuts, MpirunParity,
                          ::testing::Combine(::testing::Values(1, 2, 3, 4),
                                             ::testing::Values(1, 2, 4)),

@@ -89,6 +89,9 @@ namespace {
 
 constexpr int32_t kBlocksPerSequence = 4;
 constexpr int32_t kBlockSize = 16;
+// Shared scratch, oneDNN's primitives and OpenMP's threads are there after the first; the rest is
+// margin.
+constexpr int32_t kWarmUp = 10;
 
 // Pages this process has mapped: buffers come from mmap, not from malloc.
 int64_t MappedPages() {
@@ -169,6 +172,20 @@ class NoAllocation : public ::testing::TestWithParam<Case> {
     EXPECT_EQ(MappedPages(), pages);
   }
 
+  // The StepResult's list of samples is made anew, in one piece, because it goes to the engine.
+  void CountSmallSteps(int32_t batch, int32_t new_tokens) {
+    for (int32_t step = 0; step < kWarmUp; ++step) {
+      stage_->Run(MakePlan(batch, 20 + step, new_tokens));
+    }
+    std::vector<StepPlan> plans;
+    for (int32_t step = 0; step < 10; ++step) {
+      plans.push_back(MakePlan(batch, 20 + kWarmUp + step, new_tokens));
+    }
+    Count(plans);
+    EXPECT_EQ(tally.count, static_cast<int64_t>(plans.size()));
+    EXPECT_LE(tally.largest, batch * sizeof(SampledToken));
+  }
+
   TempDir dir_;
   ModelConfig config_;
   const Topology topology_{{1, 1}, 0};
@@ -177,22 +194,13 @@ class NoAllocation : public ::testing::TestWithParam<Case> {
   std::unique_ptr<PipelineStage> stage_;
 };
 
-// Shared scratch, oneDNN's primitives and OpenMP's threads are there after the first; the rest is
-// margin.
-constexpr int32_t kWarmUp = 10;
-
 TEST_P(NoAllocation, InADecodeStepButTheResult) {
-  for (const int32_t batch : {1, 7}) {
-    for (int32_t step = 0; step < kWarmUp; ++step) stage_->Run(MakePlan(batch, 20 + step, 1));
-    std::vector<StepPlan> plans;
-    for (int32_t step = 0; step < 10; ++step) {
-      plans.push_back(MakePlan(batch, 20 + kWarmUp + step, 1));
-    }
-    Count(plans);
-    // The StepResult's list of samples is made anew, in one piece, because it goes to the engine.
-    EXPECT_EQ(tally.count, static_cast<int64_t>(plans.size()));
-    EXPECT_LE(tally.largest, batch * sizeof(SampledToken));
-  }
+  for (const int32_t batch : {1, 7}) CountSmallSteps(batch, /*new_tokens=*/1);
+}
+
+// So few rows that oneDNN is not called; the last of each sequence alone is wanted.
+TEST_P(NoAllocation, InAStepThatSkipsButTheResult) {
+  for (const int32_t batch : {1, 7}) CountSmallSteps(batch, /*new_tokens=*/3);
 }
 
 // With many rows oneDNN multiplies. Each of its calls makes a few small lists of its arguments; the

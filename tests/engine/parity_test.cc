@@ -72,11 +72,13 @@ using Case = std::tuple<Map, ReuseKeys>;
 
 class Parity : public ::testing::TestWithParam<Case> {
  protected:
+  // Scored prompts, all of whose rows are wanted, among others that prefill skips.
   Parity() {
     WriteTinyModel(dir_.path(), Spec(std::get<0>(GetParam())));
-    for (int64_t length : {1, 7, 19, 33}) {
+    for (int64_t length : {1, 7, 26, 19, 33}) {
       requests_.push_back(Request(RandomTokens(length, 96, length), 9));
     }
+    requests_[2].prompt_logprobs = requests_[4].prompt_logprobs = false;
   }
 
   LocalEngineOptions Options() const {
@@ -90,7 +92,10 @@ class Parity : public ::testing::TestWithParam<Case> {
   }
   // Same tokens; log-probabilities within `tolerance` (0: the same bits).
   void ExpectSame(const std::vector<LocalOutput>& got, double tolerance) const {
-    const std::vector<LocalOutput> expected = Run(Options());
+    ExpectSame(got, Run(Options()), tolerance);
+  }
+  static void ExpectSame(const std::vector<LocalOutput>& got,
+                         const std::vector<LocalOutput>& expected, double tolerance) {
     for (size_t i = 0; i < expected.size(); ++i) {
       SCOPED_TRACE(testing::Message() << "request " << i);
       EXPECT_EQ(got[i].token_ids, expected[i].token_ids);
@@ -119,7 +124,7 @@ TEST_P(Parity, PrefillThenDecodeIsOneFullForward) {
     const size_t prompt_len = tokens.size();
     tokens.insert(tokens.end(), outputs[i].token_ids.begin(), outputs[i].token_ids.end());
     const auto logits = FullLogits(dir_.path(), tokens, reuse_keys);
-    for (size_t t = 1; t < tokens.size(); ++t) {
+    for (size_t t = requests_[i].prompt_logprobs ? 1 : prompt_len; t < tokens.size(); ++t) {
       const double expected = LogProb(logits[t - 1], tokens[t]);
       const float got =
           t < prompt_len ? outputs[i].prompt_logprobs[t] : outputs[i].logprobs[t - prompt_len];
@@ -188,6 +193,35 @@ TEST_P(Parity, TensorAndPipelineParallelTogether) {
   options.max_num_batched_tokens = 8;
   options.num_blocks = 13;
   ExpectSame(Run(options), kFloat32Tolerance);
+}
+
+// What is skipped was not needed: with and without, over chunks (whose middle ones want no row at
+// all), preemption, and both kinds of cut.
+TEST_P(Parity, PrefillSkipChangesNothing) {
+  const KvSharing sharing{std::get<0>(GetParam()).kv_source};
+  std::vector<LocalEngineOptions> cases(8, Options());
+  cases[1].max_num_batched_tokens = 1;
+  cases[2].max_num_batched_tokens = 5;
+  cases[3].max_num_batched_tokens = 16;
+  cases[4].num_blocks = 13;
+  cases[5].tp_size = 3;
+  cases[6].pp_size = static_cast<int>(sharing.legal_cuts().size()) + 1;
+  cases[7].tp_size = cases[7].pp_size = 2;
+  cases[7].max_num_batched_tokens = 8;
+  cases[7].num_blocks = 13;
+  for (const bool scored : {false, true}) {
+    requests_[0].prompt_logprobs = requests_[3].prompt_logprobs = scored;
+    LocalEngineOptions off = Options();
+    off.prefill_skip = false;
+    const std::vector<LocalOutput> expected = Run(off);
+    for (size_t i = 0; i < cases.size(); ++i) {
+      SCOPED_TRACE(testing::Message() << "case " << i);
+      ExpectSame(Run(cases[i]), expected, kFloat32Tolerance);
+      cases[i].prefill_skip = false;
+      ExpectSame(Run(cases[i]), expected, kFloat32Tolerance);
+      cases[i].prefill_skip = true;
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Maps, Parity,

@@ -54,8 +54,12 @@ ModelPlan MakePlan(const std::string& model_dir, const LocalEngineOptions& optio
       ValueOrDie(options.stages.empty()
                      ? PlanStages(plan.config.sharing, costs, options.pp_size)
                      : StagesFromCuts(plan.config.sharing, costs, options.pp_size, options.stages));
-  plan.stage = {options.dtype, options.num_blocks, options.block_size,
-                options.max_num_batched_tokens, plan.config.max_position_embeddings};
+  plan.stage = {options.dtype,
+                options.num_blocks,
+                options.block_size,
+                options.max_num_batched_tokens,
+                plan.config.max_position_embeddings,
+                options.prefill_skip};
   plan.engine.parallel = {options.tp_size, options.pp_size};
   plan.engine.vocab_size = static_cast<int32_t>(plan.config.vocab_size);
   plan.engine.eos_token_ids = plan.config.eos_token_ids;

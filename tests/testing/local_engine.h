@@ -27,6 +27,7 @@ struct LocalEngineOptions {
   int64_t num_blocks = 64;
   int64_t max_num_seqs = 64;
   int64_t max_num_batched_tokens = 512;
+  bool prefill_skip = true;
   int num_threads = 1;  // of each rank
 };
 
