@@ -49,7 +49,11 @@ def train_tokenizer(text: str, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def windows_of(tokenizer: Tokenizer, text: str, length: int = WINDOW) -> list[list[int]]:
+    """A text's token ids in consecutive windows; the last may be shorter."""
+    ids = tokenizer.encode(text).ids
+    return [ids[i : i + length] for i in range(0, len(ids), length)]
+
+
 def heldout_windows(tokenizer: Tokenizer) -> list[list[int]]:
-    """The held-out text's token ids in consecutive windows; the last may be shorter."""
-    ids = tokenizer.encode(read_corpus()[1]).ids
-    return [ids[i : i + WINDOW] for i in range(0, len(ids), WINDOW)]
+    return windows_of(tokenizer, read_corpus()[1])

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from checkpoint import load_checkpoint
 from demo_corpus import DEMO_DIR
-from mlkv_model import load_checkpoint
 
 
 @torch.no_grad()
