@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "engine/architecture.h"
 #include "kernels/core/check.h"
 
 namespace polystrate {
@@ -25,6 +26,7 @@ constexpr Row kRows[] = {
 
 ModelConfig Pythia160m(const Row& row) {
   ModelConfig config;
+  config.architecture = &GptNeoxArchitecture();
   config.vocab_size = 50304;
   config.hidden_size = 768;
   config.num_layers = 12;

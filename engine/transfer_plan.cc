@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "engine/dummy_weights.h"
 #include "kernels/core/status.h"
 
 namespace polystrate {
@@ -28,6 +29,22 @@ absl::StatusOr<Buffer> TransferPlan::Execute(const Checkpoint& checkpoint, Devic
   TensorReader reader(checkpoint);
   for (const Transfer& transfer : transfers_)
     RETURN_IF_ERROR(reader.Check(transfer.name, transfer.stored_shape));
+  return Fill(device, progress, [&reader](const Transfer& transfer, const Tensor& dst) {
+    return reader.Read(transfer.name, transfer.block, dst);
+  });
+}
+
+absl::StatusOr<Buffer> TransferPlan::ExecuteDummy(
+    Device device, const std::function<void(double)>& progress) const {
+  return Fill(device, progress, [](const Transfer& transfer, const Tensor& dst) {
+    FillDummy(transfer.name, transfer.stored_shape, transfer.block, dst);
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<Buffer> TransferPlan::Fill(
+    Device device, const std::function<void(double)>& progress,
+    const std::function<absl::Status(const Transfer&, const Tensor& dst)>& fill) const {
   // One buffer, so that it is worth huge pages; zero at first, which is what padding needs.
   ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(device, num_bytes_));
   for (const auto& [tensor, dtype, dims, offset] : placements_) {
@@ -38,7 +55,7 @@ absl::StatusOr<Buffer> TransferPlan::Execute(const Checkpoint& checkpoint, Devic
   for (size_t i = 0; i < transfers_.size(); ++i) {
     const Transfer& transfer = transfers_[i];
     const Tensor dst = transfer.dst->Rows(transfer.dst_row, transfer.block.num_rows);
-    RETURN_IF_ERROR(reader.Read(transfer.name, transfer.block, dst));
+    RETURN_IF_ERROR(fill(transfer, dst));
     if (progress) progress(static_cast<double>(i + 1) / static_cast<double>(transfers_.size()));
   }
   return buffer;

@@ -30,6 +30,9 @@ class TransferPlan {
   // Errors as LoadStageWeights gives them (engine/weights.h), whose `progress` this is.
   absl::StatusOr<Buffer> Execute(const Checkpoint& checkpoint, Device device,
                                  const std::function<void(double)>& progress) const;
+  // The same without a checkpoint, from engine/dummy_weights.h.
+  absl::StatusOr<Buffer> ExecuteDummy(Device device,
+                                      const std::function<void(double)>& progress) const;
 
  private:
   struct Placement {
@@ -45,6 +48,10 @@ class TransferPlan {
     const Tensor* dst;
     int64_t dst_row;
   };
+
+  absl::StatusOr<Buffer> Fill(
+      Device device, const std::function<void(double)>& progress,
+      const std::function<absl::Status(const Transfer&, const Tensor& dst)>& fill) const;
 
   std::vector<Placement> placements_;
   std::vector<Transfer> transfers_;

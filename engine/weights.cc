@@ -18,7 +18,8 @@ constexpr int64_t kIntermediateAlignment = 32;
 // Plans a whole stage. Names are stems (engine/architecture.h), whole ones of the file.
 class StageLoader {
  public:
-  StageLoader(const Checkpoint& checkpoint, const ModelConfig& config, const Topology& topology,
+  // `checkpoint` is null where there is none and weights are dummies.
+  StageLoader(const Checkpoint* checkpoint, const ModelConfig& config, const Topology& topology,
               const Stage& stage, DType dtype);
 
   absl::StatusOr<StageWeights> Load(Device device, const std::function<void(double)>& progress);
@@ -39,7 +40,7 @@ class StageLoader {
   void PlanNorm(const std::string& name, NormWeights* norm);
   void PlaceLinear(int64_t out, int64_t in, bool bias, LinearWeights* linear);
 
-  const Checkpoint& checkpoint_;
+  const Checkpoint* checkpoint_;
   const ModelConfig& config_;
   const TensorNames& names_;
   const Topology& topology_;
@@ -49,7 +50,7 @@ class StageLoader {
   TransferPlan plan_;
 };
 
-StageLoader::StageLoader(const Checkpoint& checkpoint, const ModelConfig& config,
+StageLoader::StageLoader(const Checkpoint* checkpoint, const ModelConfig& config,
                          const Topology& topology, const Stage& stage, DType dtype)
     : checkpoint_(checkpoint),
       config_(config),
@@ -69,7 +70,9 @@ StageLoader::StageLoader(const Checkpoint& checkpoint, const ModelConfig& config
 absl::StatusOr<StageWeights> StageLoader::Load(Device device,
                                                const std::function<void(double)>& progress) {
   RETURN_IF_ERROR(Plan());
-  ASSIGN_OR_RETURN(Buffer buffer, plan_.Execute(checkpoint_, device, progress));
+  ASSIGN_OR_RETURN(Buffer buffer, checkpoint_ != nullptr
+                                      ? plan_.Execute(*checkpoint_, device, progress)
+                                      : plan_.ExecuteDummy(device, progress));
   weights_.buffers.push_back(std::move(buffer));
   const bool tied = config_.tie_word_embeddings && topology_.first_stage();
   if (tied && topology_.last_stage()) weights_.lm_head = weights_.embedding;
@@ -113,9 +116,9 @@ absl::Status StageLoader::PlanQkv(LayerWeights* layer) {
   const auto weight = [&](absl::string_view stem) {
     return names_.InLayer(layer->layer, stem) + ".weight";
   };
-  const bool fused = !names_.fused_qkv.empty() &&
-                     checkpoint_.Find(weight(names_.query)) == nullptr &&
-                     checkpoint_.Find(weight(names_.fused_qkv)) != nullptr;
+  const bool fused = checkpoint_ != nullptr && !names_.fused_qkv.empty() &&
+                     checkpoint_->Find(weight(names_.query)) == nullptr &&
+                     checkpoint_->Find(weight(names_.fused_qkv)) != nullptr;
   if (fused && (config_.num_kv_heads != config_.num_heads || config_.use_key_value_mlp)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "tensor '", weight(names_.fused_qkv), "' holds a key and a value head for each of ",
@@ -235,6 +238,20 @@ absl::Status CheckHasHead(const Checkpoint& checkpoint, const std::string& model
                    "for causal language modelling"));
 }
 
+absl::Status CheckCanHold(const ModelConfig& config, const Topology& topology, const Stage& stage,
+                          DType dtype, Device device) {
+  CHECK(config.architecture != nullptr);
+  CHECK(stage.first_layer >= 0 && stage.first_layer < stage.end_layer);
+  CHECK_LE(stage.end_layer, config.num_layers);
+  if (dtype != DType::kFloat32 && dtype != DType::kBFloat16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("weights cannot be held in ", Name(dtype), "; use float32 or bfloat16"));
+  }
+  if (device.type != DeviceType::kCpu)
+    return absl::UnimplementedError("weights can only be loaded to the CPU so far");
+  return CheckTpDividesHeads(config.num_heads, topology.config.tp_size);
+}
+
 }  // namespace
 
 int64_t StageWeights::num_bytes() const {
@@ -247,19 +264,17 @@ absl::StatusOr<StageWeights> LoadStageWeights(const std::string& model_dir,
                                               const ModelConfig& config, const Topology& topology,
                                               const Stage& stage, DType dtype, Device device,
                                               const std::function<void(double)>& progress) {
-  CHECK(config.architecture != nullptr);
-  CHECK(stage.first_layer >= 0 && stage.first_layer < stage.end_layer);
-  CHECK_LE(stage.end_layer, config.num_layers);
-  if (dtype != DType::kFloat32 && dtype != DType::kBFloat16) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("weights cannot be held in ", Name(dtype), "; use float32 or bfloat16"));
-  }
-  if (device.type != DeviceType::kCpu)
-    return absl::UnimplementedError("weights can only be loaded to the CPU so far");
-  RETURN_IF_ERROR(CheckTpDividesHeads(config.num_heads, topology.config.tp_size));
+  RETURN_IF_ERROR(CheckCanHold(config, topology, stage, dtype, device));
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model_dir));
   RETURN_IF_ERROR(CheckHasHead(checkpoint, model_dir, config.architecture->tensors.embedding));
-  return StageLoader(checkpoint, config, topology, stage, dtype).Load(device, progress);
+  return StageLoader(&checkpoint, config, topology, stage, dtype).Load(device, progress);
+}
+
+absl::StatusOr<StageWeights> DummyStageWeights(const ModelConfig& config, const Topology& topology,
+                                               const Stage& stage, DType dtype, Device device,
+                                               const std::function<void(double)>& progress) {
+  RETURN_IF_ERROR(CheckCanHold(config, topology, stage, dtype, device));
+  return StageLoader(nullptr, config, topology, stage, dtype).Load(device, progress);
 }
 
 }  // namespace polystrate

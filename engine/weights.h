@@ -76,4 +76,10 @@ absl::StatusOr<StageWeights> LoadStageWeights(const std::string& model_dir,
                                               const Stage& stage, DType dtype, Device device,
                                               const std::function<void(double)>& progress = {});
 
+// The same share of a model that has a config.json and no checkpoint: reproducible values of no
+// meaning (engine/dummy_weights.h), the same whatever the cut.
+absl::StatusOr<StageWeights> DummyStageWeights(const ModelConfig& config, const Topology& topology,
+                                               const Stage& stage, DType dtype, Device device,
+                                               const std::function<void(double)>& progress = {});
+
 }  // namespace polystrate

@@ -22,7 +22,7 @@ constexpr Kind kKinds[] = {
 
 std::string Usage() {
   std::string text =
-      "polystrate bench: the papers' measurements\n\n"
+      "polystrate bench: the papers' measurements, with random weights\n\n"
       "usage: polystrate bench KIND [--flag value ...]    (polystrate bench KIND --help)\n\n";
   for (const Kind& kind : kKinds) {
     absl::StrAppendFormat(&text, "  %-10s %s\n", kind.name, kind.summary);

@@ -72,6 +72,8 @@ void EngineFlags::AddTo(FlagSet* flags) {
       "above the last layer that owns a KV cache, compute only rows whose logits are wanted; "
       "the results are the same without (=false)");
   flags->Add("threads", &threads, "threads of each rank (default: an equal share of the cores)");
+  flags->Add("load_format", &load_format,
+             "auto, or dummy: no checkpoint is read, weights are random; to measure speed");
   flags->Add("timeline", &timeline,
              "write when each stage worked on each step to this file (Chrome trace)");
 }
@@ -124,6 +126,11 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   RETURN_IF_ERROR(CheckRange("max_num_seqs", flags.max_num_seqs, 1, 65536));
   RETURN_IF_ERROR(CheckRange("max_num_batched_tokens", flags.max_num_batched_tokens, 1, 65536));
   if (flags.threads.has_value()) RETURN_IF_ERROR(CheckRange("threads", *flags.threads, 1, 1024));
+  if (flags.load_format != "auto" && flags.load_format != "dummy") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--load_format is \"", flags.load_format, "\"; it takes auto or dummy"));
+  }
+  setup.dummy_weights = flags.load_format == "dummy";
 
   EngineOptions& engine = setup.engine;
   engine.parallel = setup.model.parallel;
@@ -162,7 +169,8 @@ std::string DescribeSetup(const EngineSetup& setup) {
                   " KV heads, vocab_size ", config.vocab_size, ", kv_source ",
                   absl::StrJoin(config.sharing.kv_source, ","), ", ",
                   config.reuse_keys == ReuseKeys::kPostRope ? "post_rope" : "pre_rope",
-                  config.use_parallel_residual ? ", parallel residual" : ", serial residual");
+                  config.use_parallel_residual ? ", parallel residual" : ", serial residual",
+                  setup.dummy_weights ? ", dummy weights" : "");
   return text;
 }
 

@@ -38,6 +38,7 @@ struct EngineFlags {
   int64_t max_num_batched_tokens = 512;
   bool prefill_skip = true;
   std::optional<int64_t> threads;
+  std::string load_format = "auto";
   std::optional<std::string> timeline;
 
   void AddTo(FlagSet* flags);
@@ -56,6 +57,7 @@ absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags);
 
 struct EngineSetup {
   ModelSetup model;
+  bool dummy_weights = false;  // --load_format dummy
   EngineOptions engine;
   StageOptions stage;
 };

@@ -94,9 +94,12 @@ absl::Status RankSession::LoadThisRank(const std::string& model_dir, const Engin
   const ModelSetup& model = setup.model;
   const Stage& stage = model.stage_plan.stages[topology_.pp_rank()];
   Progress progress("loading weights", /*shown=*/first());
+  const auto report = [&progress](double done) { progress.Update(done); };
   ASSIGN_OR_RETURN(StageWeights weights,
-                   LoadStageWeights(model_dir, model.config, topology_, stage, model.dtype,
-                                    stream_.device(), [&](double done) { progress.Update(done); }));
+                   setup.dummy_weights ? DummyStageWeights(model.config, topology_, stage,
+                                                           model.dtype, stream_.device(), report)
+                                       : LoadStageWeights(model_dir, model.config, topology_, stage,
+                                                          model.dtype, stream_.device(), report));
   const RankContext rank{topology_, stream_, groups_};
   ASSIGN_OR_RETURN(
       stage_, PipelineStage::Create(rank, model.config, stage, std::move(weights), setup.stage));

@@ -97,7 +97,7 @@ class BadInput : public testing::Test {
 };
 
 TEST_F(BadInput, HelpOfEverySubcommand) {
-  for (const char* name : {"generate", "score", "serve", "client", "plan"}) {
+  for (const char* name : {"generate", "score", "serve", "client", "plan", "bench"}) {
     const CommandResult result = RunCommand(Polystrate({name, "--help"}), kTimeout);
     EXPECT_EQ(result.exit_code, 0) << name;
     EXPECT_TRUE(absl::StartsWith(result.out, absl::StrCat("polystrate ", name, ": ")));
@@ -128,6 +128,7 @@ TEST_F(BadInput, Flags) {
   ExpectRefused(Generate({"--max_tokens", "-1"}), "max_tokens is -1");
   ExpectRefused(Generate({"--dtype", "nonsense"}), "--dtype is \"nonsense\"");
   ExpectRefused(Generate({"--reuse_keys", "both"}), "--reuse_keys is \"both\"");
+  ExpectRefused(Generate({"--load_format", "gguf"}), "--load_format is \"gguf\"");
   ExpectRefused(Generate({"--threads", "0"}), "--threads is 0");
   ExpectRefused(Generate({"--max_model_len", "257"}), "--max_model_len is 257");
   ExpectRefused(Generate({"--max_num_seqs", "0"}), "--max_num_seqs is 0");

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "engine/json.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
 
 namespace polystrate {
 namespace {
@@ -77,6 +79,29 @@ TEST(BenchBadInput, IsRefused) {
   ExpectRefused({"capacity", "--sequence_len", "-1"}, "--sequence_len is -1");
   ExpectRefused({"capacity", "--block_size", "0"}, "--block_size is 0");
   ExpectRefused({"capacity", "--svg", "/no/such/folder/a.svg"}, "--svg: cannot write /no/such");
+}
+
+// What a cluster's throughput is tried with: a model of which there is but the config.json.
+TEST(DummyWeights, NeedNoCheckpointAndAreTheSameOnEveryCut) {
+  TempDir dir;
+  WriteFile(dir.File("config.json"), TinyModelConfigJson({.num_kv_heads = 3, .num_kv_layers = 2}));
+  const auto generate = [&dir](const CommandLine& more) {
+    CommandLine command = {"generate", "--model",      dir.path(), "--temperature",
+                           "0",        "--prompt_ids", "5,6,7",    "--threads",
+                           "1",        "--kv_memory",  "1048576",  "--max_tokens",
+                           "6",        "--ignore_eos"};
+    command.insert(command.end(), more.begin(), more.end());
+    return Polystrate(command);
+  };
+  const CommandResult refused = RunCommand(generate({}), kTimeout);
+  EXPECT_EQ(refused.exit_code, 2);
+  const CommandResult one = RunCommand(generate({"--load_format", "dummy"}), kTimeout);
+  EXPECT_EQ(one.exit_code, 0) << one.err;
+  const CommandResult four = RunCommand(
+      Mpirun(4, generate({"--load_format", "dummy", "--tp", "2", "--pp", "2"})), kTimeout);
+  EXPECT_EQ(four.exit_code, 0) << four.err;
+  EXPECT_EQ(std::count(one.out.begin(), one.out.end(), ' '), 5) << one.out;
+  EXPECT_EQ(four.out, one.out);
 }
 
 TEST(BenchHelp, NamesTheKindsAndTheirFlags) {
