@@ -309,6 +309,7 @@ TEST_F(BadInput, OneRankDiffers) {
   };
   ExpectRefused(two({"--pp", "2", "--model", "/nonexistent"}), "rank 1: /nonexistent/config.json");
   ExpectRefused(two({"--pp", "2", "--kv_memory", "8192"}), "same flags, model and binary");
+  ExpectRefused(two({"--pp", "2", "--prefill_skip=false"}), "same flags, model and binary");
   ExpectRefused(two({"--tp", "2"}), "same flags, model and binary");
   EXPECT_TRUE(AllGone(dir_.path(), absl::Seconds(10)));
 }

@@ -90,7 +90,7 @@ TEST(MemoryPlanTest, RefusesWhatHoldsNothing) {
   };
   MemoryOptions options;
   options.kv_memory = 10000;
-  EXPECT_NE(message(options).find("takes 24576 bytes on each rank of stage 0"), std::string::npos);
+  EXPECT_NE(message(options).find("takes 16384 bytes on each rank of stage 0"), std::string::npos);
   options.kv_memory = -1;
   EXPECT_NE(message(options).find("--kv_memory -1"), std::string::npos);
   options = {};
