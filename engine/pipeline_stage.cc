@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<PipelineStage>> PipelineStage::Create(const RankC
   self->rope_.rotary_dim = config.rotary_dim;
   self->rope_.cos_sin = Tensor(self->rope_buffer_.data(), DType::kFloat32, device,
                                {options.max_model_len, config.rotary_dim});
-  FillRopeTable(config.rope_base, self->rope_);
+  FillRopeTable(RopeFrequencies(config.rope_base, config.rotary_dim), 1.0f, self->rope_);
   self->wanted_.Reserve(options.max_num_batched_tokens);
   return self;
 }

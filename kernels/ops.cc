@@ -92,6 +92,45 @@ void LayerNorm(const Stream& stream, const Tensor& x, const Tensor& weight, cons
   }
 }
 
+void RmsNorm(const Stream& stream, const Tensor& x, const Tensor& weight, float epsilon,
+             const Tensor& out) {
+  CheckMatrix(x, x.dim(0), x.dim(1));
+  CHECK(x.dtype() == DType::kFloat32);
+  CheckVector(weight, DType::kFloat32, x.dim(1));
+  CheckMatrix(out, x.dim(0), x.dim(1));
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::RmsNorm(stream.cpu(), x, weight, epsilon, out);
+    case DeviceType::kCuda:
+      Unavailable("RmsNorm");
+  }
+}
+
+void HeadRmsNorm(const Stream& stream, const Tensor& weight, float epsilon, const Tensor& x) {
+  CheckMatrix(x, x.dim(0), x.dim(1));
+  CheckVector(weight, DType::kFloat32, weight.dim(0));
+  CHECK_EQ(x.dim(1) % weight.dim(0), 0);
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::HeadRmsNorm(stream.cpu(), weight, epsilon, x);
+    case DeviceType::kCuda:
+      Unavailable("HeadRmsNorm");
+  }
+}
+
+void GatedActivation(const Stream& stream, const Tensor& gate_up, Activation activation,
+                     const Tensor& out) {
+  CheckMatrix(out, out.dim(0), out.dim(1));
+  CheckMatrix(gate_up, out.dim(0), 2 * out.dim(1));
+  CHECK(gate_up.dtype() == out.dtype());
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::GatedActivation(stream.cpu(), gate_up, activation, out);
+    case DeviceType::kCuda:
+      Unavailable("GatedActivation");
+  }
+}
+
 void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options) {
   CheckMatrix(weight, weight.dim(0), weight.dim(1));

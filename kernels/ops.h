@@ -8,7 +8,7 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <vector>
 
 #include "absl/types/span.h"
 #include "kernels/core/device.h"
@@ -28,11 +28,23 @@ void EmbeddingLookup(const Stream& stream, const Tensor& ids, const Tensor& tabl
 void LayerNorm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
                float epsilon, const Tensor& out);
 
+// out[t, i] = x[t, i] / sqrt(mean_t(x^2) + epsilon) * weight[i].
+//   x: [num_tokens, hidden_size] float32; weight: [hidden_size] float32; out: same shape, T
+//   (float32 may be x itself). Zhang & Sennrich 2019, arXiv:1910.07467.
+void RmsNorm(const Stream& stream, const Tensor& x, const Tensor& weight, float epsilon,
+             const Tensor& out);
+
+// The same over every head of x, in place: the norms of query and key (Henry et al. 2020,
+// arXiv:2010.04245) as Qwen3 has them.
+//   x: [num_tokens, num_heads * head_dim] T, rows may be strided; weight: [head_dim] float32.
+void HeadRmsNorm(const Stream& stream, const Tensor& weight, float epsilon, const Tensor& x);
+
 enum class Activation : uint8_t {
   kNone,
   kGelu,      // x/2 (1 + erf(x / sqrt 2)): Hugging Face "gelu"
   kGeluTanh,  // the tanh approximation: "gelu_new", "gelu_fast", "gelu_pytorch_tanh"
   kRelu,
+  kSilu,  // x / (1 + exp(-x)): "silu", "swish"
 };
 
 struct GemmOptions {
@@ -48,15 +60,24 @@ struct GemmOptions {
 void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options = {});
 
-// Rotary tables of GPT-NeoX (Su et al. 2021, arXiv:2104.09864; "rotate half" over the first
-// rotary_dim of head_dim): cos_sin[p] = cos(p f_0..f_{r/2-1}) then sin(p f_0..), f_j =
-// base^(-2j/r).
+// out[t, i] = activation(gate_up[t, i]) * gate_up[t, n + i]: the middle of a gated MLP (SwiGLU and
+// GEGLU, Shazeer 2020, arXiv:2002.05202), whose two first matrices are one.
+//   gate_up: [num_tokens, 2 n] T; out: [num_tokens, n] T. No aliasing.
+void GatedActivation(const Stream& stream, const Tensor& gate_up, Activation activation,
+                     const Tensor& out);
+
+// Rotary tables (Su et al. 2021, arXiv:2104.09864; "rotate half" over the first rotary_dim of
+// head_dim, as GPT-NeoX has it): cos_sin[p] = a cos(p f_0..f_{r/2-1}) then a sin(p f_0..).
 struct RopeTable {
   Tensor cos_sin;  // [max_position, rotary_dim] float32
   int rotary_dim = 0;
 };
-// Fills table.cos_sin (angles in float32 as Hugging Face computes them).
-void FillRopeTable(double base, const RopeTable& table);
+// f_j = base^(-2j / rotary_dim), rotary_dim / 2 of them, in float32 as Hugging Face computes them.
+std::vector<float> RopeFrequencies(double base, int rotary_dim);
+// Fills table.cos_sin from the frequencies f and the factor a. Angles are float32 as in Hugging
+// Face.
+void FillRopeTable(absl::Span<const float> frequencies, float attention_factor,
+                   const RopeTable& table);
 
 // Rotates every head of x in place by its row's position.
 //   positions: [num_tokens] int32; x: [num_tokens, num_heads * head_dim] T, rows may be strided.

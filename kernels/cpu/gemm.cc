@@ -13,20 +13,6 @@ constexpr int64_t kLibraryRows = 33;
 constexpr int64_t kRowsPerPass = 64;
 constexpr int64_t kColumnsPerTask = 64;
 
-Epilogue ToEpilogue(Activation activation) {
-  switch (activation) {
-    case Activation::kNone:
-      return Epilogue::kNone;
-    case Activation::kGelu:
-      return Epilogue::kGelu;
-    case Activation::kGeluTanh:
-      return Epilogue::kGeluTanh;
-    case Activation::kRelu:
-      return Epilogue::kRelu;
-  }
-  return Epilogue::kNone;
-}
-
 // Columns [begin, end) of rows [first, first + num_rows) of out.
 void DotBlock(const CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
               const Tensor& out, const GemmOptions& options, int64_t begin, int64_t end,
@@ -71,6 +57,22 @@ void DotGemm(const CpuContext& context, const Tensor& x, const Tensor& weight, c
 }
 
 }  // namespace
+
+Epilogue ToEpilogue(Activation activation) {
+  switch (activation) {
+    case Activation::kNone:
+      return Epilogue::kNone;
+    case Activation::kGelu:
+      return Epilogue::kGelu;
+    case Activation::kGeluTanh:
+      return Epilogue::kGeluTanh;
+    case Activation::kRelu:
+      return Epilogue::kRelu;
+    case Activation::kSilu:
+      return Epilogue::kSilu;
+  }
+  return Epilogue::kNone;
+}
 
 void Gemm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options) {

@@ -22,7 +22,7 @@ struct DotTask {
   int64_t out_stride;
 };
 
-enum class Epilogue : uint8_t { kNone, kGelu, kGeluTanh, kRelu };
+enum class Epilogue : uint8_t { kNone, kGelu, kGeluTanh, kRelu, kSilu };
 
 // Query rows [first_row, first_row + num_rows) of one sequence and one KV head against the keys
 // [key_begin, key_end). Row r is query token r / num_heads, head r % num_heads of those that share
@@ -73,6 +73,11 @@ struct TypedKernels {
   void (*to_float)(const void* x, int64_t n, float* out);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t n,
                      float epsilon, void* out);
+  void (*rms_norm)(const float* x, const float* weight, int64_t n, float epsilon, void* out);
+  // In place.
+  void (*head_rms_norm)(void* head, const float* weight, int64_t n, float epsilon);
+  // out = epilogue(gate) * up.
+  void (*gate)(const void* gate, const void* up, Epilogue epilogue, int64_t n, void* out);
   // Rotates one head in place; cos_sin is the row of its position.
   void (*rotate)(void* head, const float* cos_sin, int rotary_dim);
   void (*attend)(const AttentionTask& task);

@@ -49,6 +49,8 @@ void AppendActivation(Activation activation, dnnl::post_ops* ops) {
       return ops->append_eltwise(1.0f, dnnl::algorithm::eltwise_gelu_tanh, 0.0f, 0.0f);
     case Activation::kRelu:
       return ops->append_eltwise(1.0f, dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
+    case Activation::kSilu:
+      return ops->append_eltwise(1.0f, dnnl::algorithm::eltwise_swish, /*alpha=*/1.0f, 0.0f);
   }
 }
 

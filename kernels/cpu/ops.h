@@ -10,6 +10,11 @@ void EmbeddingLookup(CpuContext& context, const Tensor& ids, const Tensor& table
                      int32_t vocab_begin, const Tensor& out);
 void LayerNorm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
                float epsilon, const Tensor& out);
+void RmsNorm(CpuContext& context, const Tensor& x, const Tensor& weight, float epsilon,
+             const Tensor& out);
+void HeadRmsNorm(CpuContext& context, const Tensor& weight, float epsilon, const Tensor& x);
+void GatedActivation(CpuContext& context, const Tensor& gate_up, Activation activation,
+                     const Tensor& out);
 void AddInPlace(CpuContext& context, const Tensor& y, const Tensor& x);
 void Gemm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options);
@@ -25,5 +30,8 @@ void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results);
 void LogProbs(CpuContext& context, const Tensor& logits, int64_t vocab_size,
               absl::Span<const int32_t> targets, absl::Span<float> logprobs);
+
+// What the inner loops call the activation.
+Epilogue ToEpilogue(Activation activation);
 
 }  // namespace polystrate::cpu

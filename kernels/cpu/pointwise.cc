@@ -1,4 +1,4 @@
-// Operators that touch each element once: embedding, normalisation, addition.
+// Operators that touch each element once: embedding, normalisation, gating, addition.
 #include <algorithm>
 #include <cstring>
 
@@ -45,6 +45,49 @@ void LayerNorm(CpuContext& context, const Tensor& x, const Tensor& weight, const
                       for (int64_t t = begin; t < end; ++t) {
                         layer_norm(reinterpret_cast<const float*>(Row(x, t)), weight.data<float>(),
                                    bias.data<float>(), hidden_size, epsilon, Row(out, t));
+                      }
+                    });
+}
+
+void RmsNorm(CpuContext& context, const Tensor& x, const Tensor& weight, float epsilon,
+             const Tensor& out) {
+  const int64_t hidden_size = x.dim(1);
+  const auto rms_norm = context.kernels(out.dtype()).rms_norm;
+  ParallelForRanges(context, x.dim(0), RowsPerRange(hidden_size), x.num_elements(),
+                    [&](int64_t begin, int64_t end, int) {
+                      for (int64_t t = begin; t < end; ++t) {
+                        rms_norm(reinterpret_cast<const float*>(Row(x, t)), weight.data<float>(),
+                                 hidden_size, epsilon, Row(out, t));
+                      }
+                    });
+}
+
+void HeadRmsNorm(CpuContext& context, const Tensor& weight, float epsilon, const Tensor& x) {
+  const int64_t head_dim = weight.dim(0);
+  const int64_t num_heads = x.dim(1) / head_dim;
+  const int64_t head_bytes = head_dim * SizeOf(x.dtype());
+  const auto head_rms_norm = context.kernels(x.dtype()).head_rms_norm;
+  ParallelForRanges(context, x.dim(0), RowsPerRange(x.dim(1)), x.num_elements(),
+                    [&](int64_t begin, int64_t end, int) {
+                      for (int64_t t = begin; t < end; ++t) {
+                        for (int64_t h = 0; h < num_heads; ++h) {
+                          head_rms_norm(Row(x, t) + h * head_bytes, weight.data<float>(), head_dim,
+                                        epsilon);
+                        }
+                      }
+                    });
+}
+
+void GatedActivation(CpuContext& context, const Tensor& gate_up, Activation activation,
+                     const Tensor& out) {
+  const int64_t n = out.dim(1);
+  const auto gate = context.kernels(out.dtype()).gate;
+  ParallelForRanges(context, out.dim(0), RowsPerRange(n), gate_up.num_elements(),
+                    [&](int64_t begin, int64_t end, int) {
+                      for (int64_t t = begin; t < end; ++t) {
+                        const char* row = Row(gate_up, t);
+                        gate(row, row + n * SizeOf(out.dtype()), ToEpilogue(activation), n,
+                             Row(out, t));
                       }
                     });
 }

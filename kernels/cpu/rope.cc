@@ -7,17 +7,26 @@
 
 namespace polystrate {
 
-void FillRopeTable(double base, const RopeTable& table) {
+// Float32 where Hugging Face has float32, so that long contexts get the same angles.
+std::vector<float> RopeFrequencies(double base, int rotary_dim) {
+  std::vector<float> frequencies;
+  for (int j = 0; j < rotary_dim; j += 2) {
+    const float exponent = static_cast<float>(j) / static_cast<float>(rotary_dim);
+    frequencies.push_back(1.0f / std::pow(static_cast<float>(base), exponent));
+  }
+  return frequencies;
+}
+
+void FillRopeTable(absl::Span<const float> frequencies, float attention_factor,
+                   const RopeTable& table) {
   const int half = table.rotary_dim / 2;
+  CHECK_EQ(frequencies.size(), static_cast<size_t>(half));
   float* row = table.cos_sin.data<float>();
   for (int64_t position = 0; position < table.cos_sin.dim(0); ++position) {
     for (int j = 0; j < half; ++j) {
-      // Float32 where Hugging Face has float32, so that long contexts get the same angles.
-      const float exponent = static_cast<float>(2 * j) / static_cast<float>(table.rotary_dim);
-      const float frequency = 1.0f / std::pow(static_cast<float>(base), exponent);
-      const float angle = static_cast<float>(position) * frequency;
-      row[j] = static_cast<float>(std::cos(static_cast<double>(angle)));
-      row[half + j] = static_cast<float>(std::sin(static_cast<double>(angle)));
+      const double angle = static_cast<double>(static_cast<float>(position) * frequencies[j]);
+      row[j] = static_cast<float>(std::cos(angle)) * attention_factor;
+      row[half + j] = static_cast<float>(std::sin(angle)) * attention_factor;
     }
     row += table.rotary_dim;
   }

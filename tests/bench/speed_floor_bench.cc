@@ -39,7 +39,7 @@ class Model {
       (*positions_).data<int32_t>()[i] = i;
     }
     for (int32_t i = 0; i < kMaxContext / kBlockSize; ++i) (*table_).data<int32_t>()[i] = i;
-    FillRopeTable(10000.0, rope());
+    FillRopeTable(RopeFrequencies(10000.0, kRotaryDim), 1.0f, rope());
   }
 
   // `tokens` new tokens after `context - tokens` cached ones, and the logits of the last.

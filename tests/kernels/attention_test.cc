@@ -49,7 +49,7 @@ class Problem {
         values_(MakeCache(dtype)),
         rope_values_(DType::kFloat32, {4096, shape.rotary_dim}) {
     FillCache();
-    if (shape.rotary_dim > 0) FillRopeTable(kBase, rope());
+    if (shape.rotary_dim > 0) FillRopeTable(RopeFrequencies(kBase, shape.rotary_dim), 1.0f, rope());
   }
 
   RopeTable rope() const { return {rope_values_.tensor(), shape_.rotary_dim}; }
@@ -226,7 +226,7 @@ class AttentionTest : public KernelTest {
 const std::vector<SequenceShape> kMixed = {{5, 5}, {1, 17}, {3, 32}, {0, 4}, {1, 1}, {19, 50}};
 
 TEST_P(AttentionTest, HeadDims) {
-  for (int head_dim : {16, 18, 32, 46, 64, 80, 96, 128, 256, 512}) {
+  for (int head_dim : {16, 18, 32, 46, 64, 80, 90, 96, 128, 256, 512}) {
     Check({.head_dim = head_dim, .sequences = kMixed});
   }
 }
@@ -284,6 +284,9 @@ TEST_P(AttentionTest, ManyTilesOfRows) {
 TEST_P(AttentionTest, RotatesKeysAsItReads) {
   for (int rotary_dim : {2, 16, 24, 64}) {
     Check({.head_dim = 64, .rotary_dim = rotary_dim, .sequences = kMixed});
+  }
+  for (int head_dim : {32, 46, 90, 128, 512}) {  // whole heads
+    Check({.head_dim = head_dim, .rotary_dim = head_dim, .sequences = kMixed});
   }
 }
 

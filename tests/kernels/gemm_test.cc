@@ -36,8 +36,8 @@ TEST_P(GemmTest, MatchesReferenceOnOddShapes) {
 
 TEST_P(GemmTest, StridedRowsBiasAndActivation) {
   Random random(2);
-  for (Activation activation :
-       {Activation::kNone, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+  for (Activation activation : {Activation::kNone, Activation::kGelu, Activation::kGeluTanh,
+                                Activation::kRelu, Activation::kSilu}) {
     for (const Shape& s : kShapes) {
       const double scale = 1.0 / std::sqrt(static_cast<double>(s.k));
       const HostTensor x = HostTensor(dtype(), {s.m, s.k}, s.k + 5).FillNormal(random);

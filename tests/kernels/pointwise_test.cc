@@ -57,6 +57,80 @@ TEST_P(PointwiseTest, LayerNormInPlace) {
   ExpectNear(expected, x, DType::kFloat32, "in place");
 }
 
+TEST_P(PointwiseTest, RmsNormMatchesReference) {
+  Random random(5);
+  for (int64_t tokens : {0, 1, 3, 65}) {
+    for (int64_t hidden : {1, 7, 16, 33, 768, 1031}) {
+      const HostTensor x =
+          HostTensor(DType::kFloat32, {tokens, hidden}, hidden + 3).FillNormal(random);
+      const HostTensor weight = HostTensor(DType::kFloat32, {hidden}).FillNormal(random);
+      HostTensor out(dtype(), {tokens, hidden});
+      RmsNorm(stream(), x.tensor(), weight.tensor(), 1e-6f, out.tensor());
+      ExpectNear(RmsNormReference(x, weight, 1e-6), out, dtype(),
+                 "hidden " + std::to_string(hidden), 4.0);
+    }
+  }
+}
+
+// Small rows, where epsilon counts, and a row of zeros.
+TEST_P(PointwiseTest, RmsNormInPlaceWithALargeEpsilon) {
+  Random random(6);
+  HostTensor x = HostTensor(DType::kFloat32, {5, 100}).FillNormal(random, 0.01);
+  for (int64_t i = 0; i < 100; ++i) x.Set(3, i, 0.0);
+  const HostTensor weight = HostTensor(DType::kFloat32, {100}).FillNormal(random);
+  const auto expected = RmsNormReference(x, weight, 1e-3);
+  RmsNorm(stream(), x.tensor(), weight.tensor(), 1e-3f, x.tensor());
+  ExpectNear(expected, x, DType::kFloat32, "in place");
+}
+
+TEST_P(PointwiseTest, HeadRmsNormMatchesReference) {
+  Random random(7);
+  for (int64_t head_dim : {1, 15, 32, 46, 90, 128, 512}) {
+    for (int64_t num_heads : {1, 3}) {
+      const int64_t width = num_heads * head_dim;
+      HostTensor x = HostTensor(dtype(), {9, width}, width + 5).FillNormal(random, 3.0);
+      const HostTensor weight = HostTensor(DType::kFloat32, {head_dim}).FillNormal(random);
+      const auto expected = RmsNormReference(x, weight, 1e-6);
+      HeadRmsNorm(stream(), weight.tensor(), 1e-6f, x.tensor());
+      ExpectNear(expected, x, dtype(), "head_dim " + std::to_string(head_dim), 4.0);
+    }
+  }
+}
+
+TEST_P(PointwiseTest, GatedActivationMatchesReference) {
+  Random random(8);
+  for (Activation activation : {Activation::kNone, Activation::kGelu, Activation::kGeluTanh,
+                                Activation::kRelu, Activation::kSilu}) {
+    for (int64_t tokens : {0, 1, 70}) {
+      for (int64_t n : {1, 7, 32, 96, 1031}) {
+        const HostTensor gate_up =
+            HostTensor(dtype(), {tokens, 2 * n}, 2 * n + 3).FillNormal(random, 2.0);
+        HostTensor out(dtype(), {tokens, n});
+        GatedActivation(stream(), gate_up.tensor(), activation, out.tensor());
+        ExpectNear(GatedActivationReference(gate_up, activation), out, dtype(),
+                   "n " + std::to_string(n), 16.0);
+      }
+    }
+  }
+}
+
+// A NaN must reach the logits, where it ends the request, and only its own row.
+TEST_P(PointwiseTest, NanStaysInItsRow) {
+  Random random(9);
+  HostTensor x = HostTensor(DType::kFloat32, {3, 40}).FillNormal(random);
+  HostTensor gate_up = HostTensor(dtype(), {3, 40}).FillNormal(random);
+  x.Set(1, 7, std::nan(""));
+  gate_up.Set(1, 7, std::nan(""));
+  const HostTensor weight = HostTensor(DType::kFloat32, {40}).FillNormal(random);
+  HostTensor normed(dtype(), {3, 40}), gated(dtype(), {3, 20});
+  RmsNorm(stream(), x.tensor(), weight.tensor(), 1e-6f, normed.tensor());
+  GatedActivation(stream(), gate_up.tensor(), Activation::kSilu, gated.tensor());
+  for (int64_t t = 0; t < 3; ++t) {
+    for (int64_t i = 0; i < 40; ++i) EXPECT_EQ(std::isnan(normed.Get(t, i)), t == 1);
+    for (int64_t i = 0; i < 20; ++i) EXPECT_EQ(std::isnan(gated.Get(t, i)), t == 1 && i == 7);
+  }
+}
+
 TEST_P(PointwiseTest, AddInPlaceIsExact) {
   Random random(4);
   for (int64_t hidden : {0, 1, 7, 33, 768}) {
@@ -82,7 +156,7 @@ TEST_P(PointwiseTest, ActivationsOverTheWholeRange) {
   for (int64_t i = 0; i < kPoints; ++i) {
     weight.Set(i, 0, (static_cast<double>(i) - 2000.0) * 0.01);
   }
-  for (Activation activation : {Activation::kGelu, Activation::kGeluTanh}) {
+  for (Activation activation : {Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
     HostTensor out(DType::kFloat32, {1, kPoints});
     Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), out.tensor(), {activation});
     const auto expected = GemmReference(x, weight, nullptr, activation);

@@ -10,11 +10,11 @@ class RopeTest : public KernelTest {};
 TEST_P(RopeTest, RotatesTheFirstDimensionsOfEveryHead) {
   Random random(1);
   constexpr int64_t kTokens = 9, kHeads = 3;
-  for (int head_dim : {2, 10, 16, 64, 80}) {
-    for (int rotary_dim = 0; rotary_dim <= head_dim; rotary_dim += head_dim > 16 ? 16 : 2) {
+  for (int head_dim : {2, 10, 16, 46, 64, 80, 90, 512}) {
+    for (int rotary_dim : {0, 2, head_dim / 4 * 2, head_dim}) {
       HostTensor table(DType::kFloat32, {300, rotary_dim});
       const RopeTable rope{table.tensor(), rotary_dim};
-      FillRopeTable(kBase, rope);
+      FillRopeTable(RopeFrequencies(kBase, rotary_dim), 1.0f, rope);
       const HostInts positions({0, 1, 2, 299, 17, 17, 100, 64, 3});
       HostTensor x = HostTensor(dtype(), {kTokens, kHeads * head_dim}, kHeads * head_dim + 7)
                          .FillNormal(random);
@@ -28,6 +28,20 @@ TEST_P(RopeTest, RotatesTheFirstDimensionsOfEveryHead) {
       ApplyRope(stream(), rope, positions.tensor(), head_dim, x.tensor());
       // Angles of up to 300 radians are themselves rounded to float32: 2e-5.
       ExpectNear(expected, x, dtype(), "head_dim " + std::to_string(head_dim), 4.0);
+    }
+  }
+}
+
+TEST_P(RopeTest, FrequenciesAndFactorAreTheCallers) {
+  constexpr int kRotaryDim = 6;
+  const std::vector<float> frequencies = {2.0f, 0.125f, 0.0f};
+  HostTensor table(DType::kFloat32, {50, kRotaryDim});
+  FillRopeTable(frequencies, 1.5f, {table.tensor(), kRotaryDim});
+  for (int64_t p = 0; p < 50; ++p) {
+    for (int64_t j = 0; j < 3; ++j) {
+      const double angle = static_cast<double>(p) * frequencies[j];
+      EXPECT_NEAR(table.Get(p, j), 1.5 * std::cos(angle), 1e-6);
+      EXPECT_NEAR(table.Get(p, 3 + j), 1.5 * std::sin(angle), 1e-6);
     }
   }
 }

@@ -25,6 +25,8 @@ double Activate(double x, Activation activation) {
              (1.0 + std::tanh(std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
     case Activation::kRelu:
       return std::max(x, 0.0);
+    case Activation::kSilu:
+      return x / (1.0 + std::exp(-x));
   }
   return x;
 }
@@ -178,6 +180,35 @@ std::vector<double> LayerNormReference(const HostTensor& x, const HostTensor& we
     for (int64_t c = 0; c < x.columns(); ++c) {
       out.push_back((x.Get(r, c) - mean) / std::sqrt(variance + epsilon) * weight.Get(c, 0) +
                     bias.Get(c, 0));
+    }
+  }
+  return out;
+}
+
+std::vector<double> RmsNormReference(const HostTensor& x, const HostTensor& weight,
+                                     double epsilon) {
+  std::vector<double> out;
+  const int64_t n = weight.rows();
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    for (int64_t begin = 0; begin < x.columns(); begin += n) {
+      double mean = 0.0;
+      for (int64_t c = 0; c < n; ++c) {
+        mean += x.Get(r, begin + c) * x.Get(r, begin + c) / static_cast<double>(n);
+      }
+      for (int64_t c = 0; c < n; ++c) {
+        out.push_back(x.Get(r, begin + c) / std::sqrt(mean + epsilon) * weight.Get(c, 0));
+      }
+    }
+  }
+  return out;
+}
+
+std::vector<double> GatedActivationReference(const HostTensor& gate_up, Activation activation) {
+  std::vector<double> out;
+  const int64_t n = gate_up.columns() / 2;
+  for (int64_t r = 0; r < gate_up.rows(); ++r) {
+    for (int64_t c = 0; c < n; ++c) {
+      out.push_back(Activate(gate_up.Get(r, c), activation) * gate_up.Get(r, n + c));
     }
   }
   return out;

@@ -89,6 +89,10 @@ std::vector<double> GemmReference(const HostTensor& x, const HostTensor& weight,
                                   const HostTensor* bias, Activation activation);
 std::vector<double> LayerNormReference(const HostTensor& x, const HostTensor& weight,
                                        const HostTensor& bias, double epsilon);
+// Over every weight.rows() columns of x: all of them, or each head.
+std::vector<double> RmsNormReference(const HostTensor& x, const HostTensor& weight, double epsilon);
+// gate_up: [num_tokens, 2 n]; gives [num_tokens, n].
+std::vector<double> GatedActivationReference(const HostTensor& gate_up, Activation activation);
 // Rotates head (head_dim values) in place as of `position`.
 void RotateReference(double base, int rotary_dim, int64_t position, double* head);
 

@@ -29,6 +29,8 @@ inline Vec Activate(Vec x, Epilogue epilogue) {
     }
     case Epilogue::kRelu:
       return Max(Zero(), x);
+    case Epilogue::kSilu:
+      return Div(x, Add(Set(1.0f), Exp(Sub(Zero(), x))));
   }
   return x;
 }
@@ -66,6 +68,43 @@ void LayerNorm(const float* x, const float* weight, const float* bias, int64_t n
     const Vec normed = Mul(Sub(LoadUpTo(x + i, count), mean), scale);
     const Vec y = Fma(normed, LoadUpTo(weight + i, count), LoadUpTo(bias + i, count));
     StoreUpTo(to + i, y, count);
+  });
+}
+
+// x may be out.
+template <typename In, typename Out>
+inline void RmsNormRow(const In* x, const float* weight, int64_t n, float epsilon, Out* out) {
+  Vec squares = Zero();
+  ForEachVector(n, [&](int64_t i, int count) {
+    const Vec v = LoadUpTo(x + i, count);  // lanes beyond the row are zero
+    squares = Fma(v, v, squares);
+  });
+  const float mean = ReduceAdd(squares) / static_cast<float>(n);
+  const Vec scale = Set(1.0f / __builtin_sqrtf(mean + epsilon));
+  ForEachVector(n, [&](int64_t i, int count) {
+    const Vec normed = Mul(LoadUpTo(x + i, count), scale);
+    StoreUpTo(out + i, Mul(normed, LoadUpTo(weight + i, count)), count);
+  });
+}
+
+template <typename T>
+void RmsNorm(const float* x, const float* weight, int64_t n, float epsilon, void* out) {
+  RmsNormRow(x, weight, n, epsilon, static_cast<T*>(out));
+}
+
+template <typename T>
+void HeadRmsNorm(void* head, const float* weight, int64_t n, float epsilon) {
+  RmsNormRow(static_cast<const T*>(head), weight, n, epsilon, static_cast<T*>(head));
+}
+
+template <typename T>
+void Gate(const void* gate, const void* up, Epilogue epilogue, int64_t n, void* out) {
+  const T* a = static_cast<const T*>(gate);
+  const T* b = static_cast<const T*>(up);
+  T* to = static_cast<T*>(out);
+  ForEachVector(n, [&](int64_t i, int count) {
+    const Vec activated = Activate(LoadUpTo(a + i, count), epilogue);
+    StoreUpTo(to + i, Mul(activated, LoadUpTo(b + i, count)), count);
   });
 }
 
@@ -160,6 +199,9 @@ void SetTyped(TypedKernels* kernels) {
   kernels->epilogue = ApplyEpilogue<T>;
   kernels->to_float = ToFloat<T>;
   kernels->layer_norm = LayerNorm<T>;
+  kernels->rms_norm = RmsNorm<T>;
+  kernels->head_rms_norm = HeadRmsNorm<T>;
+  kernels->gate = Gate<T>;
   kernels->rotate = Rotate<T>;
   kernels->merge_partials = MergePartials<T>;
 }
