@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <random>
 #include <utility>
 
@@ -47,6 +46,27 @@ absl::Status CheckSampling(const SamplingParams& p) {
   return absl::OkStatus();
 }
 
+absl::Status CheckPromptScores(const GenerationRequest& request) {
+  const int64_t start = request.prompt_logprob_start;
+  if (!request.prompt_logprobs && (start != 0 || request.prompt_candidates != 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(start != 0 ? "prompt_logprob_start" : "prompt_candidates",
+                     " is set without the prompt's log-probabilities being asked for"));
+  }
+  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+  if (start < 0 || start >= prompt) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt_logprob_start is ", start,
+                                                   "; the prompt has ", prompt,
+                                                   " tokens, so it must be in [0, ", prompt, ")"));
+  }
+  if (request.prompt_candidates < 0 || request.prompt_candidates > kMaxCandidates) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt_candidates: top_n is ",
+                                                   request.prompt_candidates,
+                                                   "; it must be in [0, ", kMaxCandidates, "]"));
+  }
+  return absl::OkStatus();
+}
+
 bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
@@ -68,7 +88,7 @@ struct Engine::LiveRequest {
   TokenSink* sink = nullptr;
   int64_t max_tokens = 0;
   int64_t num_generated = 0;
-  std::vector<float> prompt_logprobs;  // NaN until scored
+  std::vector<PromptScore> prompt_scores;  // logprob is NaN until scored
   int64_t num_unscored = 0;
   std::unique_ptr<Detokenizer> detokenizer;  // null without a tokenizer
 
@@ -86,8 +106,7 @@ Engine::Engine(const EngineOptions& options, const Tokenizer* tokenizer)
 
 Engine::~Engine() = default;
 
-absl::StatusOr<int64_t> Engine::Admit(const GenerationRequest& request) const {
-  RETURN_IF_ERROR(CheckSampling(request.sampling));
+absl::Status Engine::CheckPrompt(const GenerationRequest& request) const {
   const int64_t prompt = static_cast<int64_t>(request.prompt.size());
   if (prompt == 0)
     return absl::InvalidArgumentError("the prompt is empty; it needs a token at least");
@@ -96,25 +115,34 @@ absl::StatusOr<int64_t> Engine::Admit(const GenerationRequest& request) const {
     return absl::InvalidArgumentError(absl::StrCat(
         "prompt token id ", token, " is not in the vocabulary, [0, ", options_.vocab_size, ")"));
   }
+  return CheckPromptScores(request);
+}
+
+absl::StatusOr<int64_t> Engine::Admit(const GenerationRequest& request) const {
+  RETURN_IF_ERROR(CheckSampling(request.sampling));
+  RETURN_IF_ERROR(CheckPrompt(request));
+  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
   const int64_t smallest = request.prompt_logprobs ? 0 : 1;
   if (request.max_tokens.has_value() && *request.max_tokens < smallest) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_tokens is ", *request.max_tokens, "; it must be at least ", smallest));
   }
-  const int64_t context_left = options_.max_model_len - prompt;
   const bool generates = request.max_tokens.value_or(1) > 0;
-  if (context_left < (generates ? 1 : 0)) {
+  const int64_t longest = options_.max_model_len + (generates ? -1 : 1);
+  if (prompt > longest) {
     return absl::InvalidArgumentError(
         absl::StrCat("the prompt has ", prompt, " tokens; the context is ", options_.max_model_len,
-                     generates ? ", of which a generated token needs one" : ""));
+                     generates ? ", of which a generated token needs one"
+                               : "; one more may be scored, as the last is not computed"));
   }
+  const int64_t context_left = std::max<int64_t>(options_.max_model_len - prompt, 0);
   // The last token of a sequence is never computed, so it needs no place in the cache.
   const int64_t cache = options_.num_blocks * options_.block_size;
   const int64_t cache_left = cache - prompt + 1;
   const int64_t wanted = std::min(request.max_tokens.value_or(1), context_left);
-  if (wanted > cache_left || prompt > cache) {
+  if (wanted > cache_left) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "the request needs ", prompt + std::max<int64_t>(wanted, 1) - 1,
+        "the request needs ", prompt + wanted - 1,
         " tokens of KV cache at its end and the whole cache has ", cache,
         "; it can never run here. Ask for fewer tokens or start the engine with more --kv_memory"));
   }
@@ -127,8 +155,9 @@ absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
   live->sink = sink;
   live->max_tokens = max_tokens;
   if (request.prompt_logprobs) {
-    live->prompt_logprobs.assign(request.prompt.size(), std::numeric_limits<float>::quiet_NaN());
-    live->num_unscored = static_cast<int64_t>(request.prompt.size()) - 1;
+    const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+    live->prompt_scores.resize(prompt - request.prompt_logprob_start);
+    live->num_unscored = prompt - std::max<int64_t>(request.prompt_logprob_start, 1);
   }
   if (tokenizer_ != nullptr) live->detokenizer = std::make_unique<Detokenizer>(*tokenizer_);
 
@@ -240,9 +269,10 @@ void Engine::Start(std::unique_ptr<LiveRequest> live) {
   sequence->prompt_len = static_cast<int64_t>(sequence->tokens.size());
   sequence->sampling = MakeSampleRow(live->request.sampling);
   sequence->sample = live->max_tokens > 0;
-  sequence->score = live->num_unscored > 0;
+  sequence->score_begin = sequence->prompt_len - live->num_unscored;
+  sequence->num_candidates = static_cast<int32_t>(live->request.prompt_candidates);
   if (live->request.prompt_logprobs && live->num_unscored == 0) {
-    live->sink->OnPrompt(live->prompt_logprobs);  // of a prompt of one token
+    live->sink->OnPrompt(live->prompt_scores);  // of a prompt of one token
   }
   scheduler_->Add(std::move(sequence));
   live_.emplace(id, std::move(live));
@@ -250,22 +280,26 @@ void Engine::Start(std::unique_ptr<LiveRequest> live) {
 }
 
 void Engine::Commit(const StepResult& result) {
-  for (const ScoredToken& score : result.scores) CommitScore(score);
+  absl::Span<const TokenLogProb> candidates = result.candidates;
+  for (const ScoredToken& score : result.scores) {
+    CommitScore(score, candidates.first(score.num_candidates));
+    candidates.remove_prefix(score.num_candidates);
+  }
   for (const SampledToken& sample : result.samples) CommitSample(sample);
 }
 
-void Engine::CommitScore(const ScoredToken& score) {
+void Engine::CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb> candidates) {
   auto found = live_.find(score.sequence_id);
   if (found == live_.end()) return;
   LiveRequest& live = *found->second;
-  float& logprob = live.prompt_logprobs[score.position];
-  if (!std::isnan(logprob)) return;  // scored before a preemption
+  PromptScore& known = live.prompt_scores[score.position - live.request.prompt_logprob_start];
+  if (!std::isnan(known.logprob)) return;  // scored before a preemption
   if (std::isnan(score.logprob)) {
     return Fail(live.id, absl::InternalError("the model gave logits that are not finite"));
   }
-  logprob = score.logprob;
+  known = {score.logprob, score.rank, {candidates.begin(), candidates.end()}};
   if (--live.num_unscored > 0) return;
-  live.sink->OnPrompt(live.prompt_logprobs);
+  live.sink->OnPrompt(live.prompt_scores);
   if (live.max_tokens == 0) Finish(live.id, {.reason = FinishReason::kLength});
 }
 

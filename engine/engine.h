@@ -91,13 +91,14 @@ class Engine {
   struct LiveRequest;
   using Commands = std::vector<std::unique_ptr<LiveRequest>>;
 
+  absl::Status CheckPrompt(const GenerationRequest& request) const;
   // How many tokens the request may generate, or why it is refused.
   absl::StatusOr<int64_t> Admit(const GenerationRequest& request) const;
   bool TakeCommands();
   bool HasCommands() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Start(std::unique_ptr<LiveRequest> live);
   void Commit(const StepResult& result);
-  void CommitScore(const ScoredToken& score);
+  void CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb> candidates);
   void CommitSample(const SampledToken& sample);
   void Finish(uint64_t id, Finished finished);
   void Fail(uint64_t id, const absl::Status& status);

@@ -27,6 +27,15 @@ StepInputs MakeInputs(const StepPlan& plan) {
   return inputs;
 }
 
+void AddScore(const ScorePoint& point, const ScoreResult& scored, StepResult* result) {
+  const auto begin = scored.candidates.begin();
+  const auto end = std::find_if(begin, begin + point.params.num_candidates,
+                                [](const TokenLogProb& c) { return c.token_id < 0; });
+  result->candidates.insert(result->candidates.end(), begin, end);
+  result->scores.push_back({point.sequence_id, point.position, scored.logprob, scored.rank,
+                            static_cast<int32_t>(end - begin)});
+}
+
 }  // namespace
 
 PipelineStage::PipelineStage(const RankContext& rank, const ModelConfig& config,
@@ -176,19 +185,16 @@ StepResult PipelineStage::SampleAndScore(const StepPlan& plan, const Activations
   for (size_t begin = 0; begin < plan.scores.size(); begin += kMaxRows) {
     const size_t n = std::min(kMaxRows, plan.scores.size() - begin);
     int32_t rows[kMaxRows];
-    int32_t targets[kMaxRows];
-    float logprobs[kMaxRows];
+    ScoreRow params[kMaxRows];
+    ScoreResult scored[kMaxRows];
     for (size_t i = 0; i < n; ++i) {
       rows[i] = wanted_.Locate(plan.scores[begin + i].row);
-      targets[i] = plan.scores[begin + i].target;
+      params[i] = plan.scores[begin + i].params;
     }
     ComputeLogits(a, {rows, n});
     if (!sampler) continue;
-    LogProbs(rank_.stream, logits().Rows(0, n), config_.vocab_size, {targets, n}, {logprobs, n});
-    for (size_t i = 0; i < n; ++i) {
-      const ScorePoint& point = plan.scores[begin + i];
-      result.scores.push_back({point.sequence_id, point.position, logprobs[i]});
-    }
+    Score(rank_.stream, logits().Rows(0, n), config_.vocab_size, {params, n}, {scored, n});
+    for (size_t i = 0; i < n; ++i) AddScore(plan.scores[begin + i], scored[i], &result);
   }
   return result;
 }

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/ops.h"
 
 namespace polystrate {
 
@@ -23,14 +25,25 @@ struct GenerationRequest {
   std::vector<int32_t> prompt;
   SamplingParams sampling;
   // Absent: whatever is left of the context or fits the KV cache. 0 is allowed with prompt_logprobs
-  // alone.
+  // alone; the prompt may then have one token more than the context, as its last is not computed.
   std::optional<int64_t> max_tokens;
   std::vector<int32_t> stop_token_ids;  // besides the model's own end of sequence
   bool ignore_eos = false;
+  // Asks for TokenSink::OnPrompt, about the prompt's tokens from prompt_logprob_start on. What
+  // comes before them is computed only as far as they depend on it.
   bool prompt_logprobs = false;
+  int64_t prompt_logprob_start = 0;  // [0, prompt.size())
+  int64_t prompt_candidates = 0;     // likeliest tokens told at each, [0, kMaxCandidates]
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
+
+// What the model expected where a token of the prompt stands.
+struct PromptScore {
+  float logprob = std::numeric_limits<float>::quiet_NaN();  // NaN: the first token of the prompt
+  int32_t rank = 0;                      // 1: the model's own choice; 0: no logprob
+  std::vector<TokenLogProb> candidates;  // likeliest first
+};
 
 struct TokenInfo {
   int32_t token_id = 0;
@@ -59,8 +72,9 @@ struct Finished {
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
-  // logprobs[i] is token i's given those before it; the first is NaN. Once, before the first token.
-  virtual void OnPrompt(const std::vector<float>& logprobs) = 0;
+  // scores[i] is of the prompt's token prompt_logprob_start + i, given those before it. Once,
+  // before the first token, when the request asked for it.
+  virtual void OnPrompt(const std::vector<PromptScore>& scores) = 0;
   virtual void OnToken(const TokenInfo& token) = 0;
   virtual void OnFinished(const Finished& finished) = 0;
   // INTERNAL: this request alone failed (NaN logits). UNAVAILABLE: the engine is going away.

@@ -98,10 +98,10 @@ void Scheduler::ScheduleDecodes(StepPlan* plan) {
   }
 }
 
-// Makes room for all known tokens of a running sequence, if need be at the expense of newer ones.
+// Makes room for all needed tokens of a running sequence, if need be at the expense of newer ones.
 bool Scheduler::GrowOrPreempt(Sequence* sequence) {
   const int64_t missing =
-      BlocksFor(sequence->tokens.size()) - static_cast<int64_t>(sequence->block_table.size());
+      BlocksFor(sequence->num_needed()) - static_cast<int64_t>(sequence->block_table.size());
   if (missing <= 0) return true;
   while (!blocks_.Allocate(missing, &sequence->block_table)) {
     const bool itself = running_.back() == sequence;
@@ -141,9 +141,9 @@ void Scheduler::AdmitWaiting(StepPlan* plan) {
     const int64_t budget = options_.max_num_batched_tokens - plan->num_tokens();
     if (budget <= 0 || plan->num_seqs() >= max_seqs) return;
     Sequence* sequence = waiting_.front();
-    // Blocks for all its known tokens at once: a prompt whose first chunk ran always gets to its
+    // Blocks for all its needed tokens at once: a prompt whose first chunk ran always gets to its
     // end.
-    if (!blocks_.Allocate(BlocksFor(sequence->tokens.size()), &sequence->block_table)) return;
+    if (!blocks_.Allocate(BlocksFor(sequence->num_needed()), &sequence->block_table)) return;
     waiting_.pop_front();
     running_.push_back(sequence);
     AddChunk(sequence, std::min(budget, sequence->num_unscheduled()), plan);
@@ -161,8 +161,10 @@ void Scheduler::AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan)
     plan->positions.push_back(static_cast<int32_t>(position));
     plan->slot_mapping.push_back(
         static_cast<int32_t>(block * options_.block_size + position % options_.block_size));
-    if (sequence->score && position + 1 < sequence->prompt_len) {
-      plan->scores.push_back({sequence->id, row, sequence->tokens[position + 1], position + 1});
+    const int64_t next = position + 1;
+    if (next >= sequence->score_begin && next < sequence->prompt_len) {
+      const ScoreRow params{sequence->tokens[next], sequence->num_candidates};
+      plan->scores.push_back({sequence->id, row, params, next});
     }
   }
   if (end == known && sequence->sample) {
@@ -185,7 +187,7 @@ void Scheduler::CheckInvariants() const {
   std::vector<bool> seen(blocks_.num_blocks(), false);
   for (const Sequence* sequence : running_) {
     held += static_cast<int64_t>(sequence->block_table.size());
-    CHECK_LE(sequence->num_scheduled, static_cast<int64_t>(sequence->tokens.size()));
+    CHECK_LE(sequence->num_scheduled, sequence->num_needed());
     CHECK_LE(BlocksFor(sequence->num_scheduled),
              static_cast<int64_t>(sequence->block_table.size()));
     for (int32_t block : sequence->block_table) {

@@ -28,18 +28,22 @@ struct SchedulerOptions {
 };
 
 // One request's tokens. Intervals: [0, num_scheduled) is in the cache, or will be by the plans in
-// flight; [num_scheduled, tokens.size()) is still to be computed.
+// flight; [num_scheduled, num_needed()) is still to be computed.
 struct Sequence {
   uint64_t id = 0;
   std::vector<int32_t> tokens;  // prompt, then what was sampled
   int64_t prompt_len = 0;
   SampleRow sampling;  // position is filled in for each draw
-  bool sample = true;  // false: only the prompt's scores are wanted
-  bool score = false;  // log-probabilities of the prompt
+  bool sample = true;  // false: only scores are wanted
+  // Scores are wanted of the prompt's tokens from here on; prompt_len: of none.
+  int64_t score_begin = 0;
+  int32_t num_candidates = 0;  // of each score
   int64_t num_scheduled = 0;
   std::vector<int32_t> block_table;
 
-  int64_t num_unscheduled() const { return static_cast<int64_t>(tokens.size()) - num_scheduled; }
+  // What has to be in the cache: nothing is asked of the last token of a text that is only scored.
+  int64_t num_needed() const { return static_cast<int64_t>(tokens.size()) - (sample ? 0 : 1); }
+  int64_t num_unscheduled() const { return num_needed() - num_scheduled; }
 };
 
 class Scheduler {
@@ -88,7 +92,7 @@ class Scheduler {
   BlockAllocator blocks_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // owns all live ones
   std::deque<Sequence*> waiting_;                                       // in order of arrival
-  std::vector<Sequence*> running_;  // in order of arrival; all their known tokens have blocks
+  std::vector<Sequence*> running_;  // in order of arrival; all their needed tokens have blocks
   bool preempted_this_step_ = false;
   int64_t num_preemptions_ = 0;
   uint64_t next_step_id_ = 0;

@@ -99,6 +99,7 @@ std::vector<uint8_t> StepResult::ToBytes() const {
   w.Put(step_id);
   w.Put(samples);
   w.Put(scores);
+  w.Put(candidates);
   return w.Take();
 }
 
@@ -108,6 +109,7 @@ StepResult StepResult::FromBytes(const std::vector<uint8_t>& bytes) {
   r.Get(result.step_id);
   r.Get(result.samples);
   r.Get(result.scores);
+  r.Get(result.candidates);
   return result;
 }
 

@@ -15,11 +15,11 @@ struct SamplePoint {
   int32_t row = 0;   // of the plan's tokens
   SampleRow params;  // params.position is the sampled token's position in its sequence
 };
-// A row whose logits are asked for the log-probability of a known token.
+// A row whose logits are asked about the known token that follows.
 struct ScorePoint {
   uint64_t sequence_id = 0;
   int32_t row = 0;
-  int32_t target = 0;
+  ScoreRow params;
   int64_t position = 0;  // the target's
 };
 
@@ -54,13 +54,16 @@ struct SampledToken {
 struct ScoredToken {
   uint64_t sequence_id = 0;
   int64_t position = 0;
-  float logprob = 0.0f;
+  float logprob = 0.0f;  // NaN: the logits were not finite
+  int32_t rank = 0;
+  int32_t num_candidates = 0;
 };
 
 struct StepResult {
   uint64_t step_id = 0;
   std::vector<SampledToken> samples;
   std::vector<ScoredToken> scores;
+  std::vector<TokenLogProb> candidates;  // num_candidates of the first score, then of the next, ...
 
   std::vector<uint8_t> ToBytes() const;
   static StepResult FromBytes(const std::vector<uint8_t>& bytes);

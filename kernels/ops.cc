@@ -241,14 +241,18 @@ void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
   }
 }
 
-void LogProbs(const Stream& stream, const Tensor& logits, int64_t vocab_size,
-              absl::Span<const int32_t> targets, absl::Span<float> logprobs) {
-  CheckLogits(logits, vocab_size, targets.size(), logprobs.size());
+void Score(const Stream& stream, const Tensor& logits, int64_t vocab_size,
+           absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results) {
+  CheckLogits(logits, vocab_size, rows.size(), results.size());
+  for (const ScoreRow& row : rows) {
+    CHECK(row.target >= 0 && row.target < vocab_size);
+    CHECK(row.num_candidates >= 0 && row.num_candidates <= kMaxCandidates);
+  }
   switch (stream.device().type) {
     case DeviceType::kCpu:
-      return cpu::LogProbs(stream.cpu(), logits, vocab_size, targets, logprobs);
+      return cpu::Score(stream.cpu(), logits, vocab_size, rows, results);
     case DeviceType::kCuda:
-      Unavailable("LogProbs");
+      Unavailable("Score");
   }
 }
 

@@ -7,6 +7,7 @@
 // float32.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -154,8 +155,28 @@ struct SampleResult {
 void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results);
 
-// logprobs[i] = log softmax(logits[i, 0..vocab_size))[targets[i]]; NaN where the row holds a NaN.
-void LogProbs(const Stream& stream, const Tensor& logits, int64_t vocab_size,
-              absl::Span<const int32_t> targets, absl::Span<float> logprobs);
+// A token and the log softmax of a row's logits at it.
+struct TokenLogProb {
+  int32_t token_id = -1;
+  float logprob = 0.0f;
+};
+inline constexpr int kMaxCandidates = 20;
+// What to tell about a row: the token that is known to follow, and how many of the likeliest.
+struct ScoreRow {
+  int32_t target = 0;
+  int32_t num_candidates = 0;  // [0, kMaxCandidates]
+};
+struct ScoreResult {
+  float logprob = 0.0f;  // NaN: the row holds a NaN, +infinity or nothing finite; no rank then
+  // 1 + how many tokens come before the target, by logit and, among equals, by id: 1 is the token
+  // that Sample takes at temperature 0.
+  int32_t rank = 0;
+  // Best first, in the order of ranks; behind min(num_candidates, vocab_size) of them, and in a row
+  // without logprob, token_id is -1.
+  std::array<TokenLogProb, kMaxCandidates> candidates;
+};
+// logits as for Sample, unscaled and unfiltered; one row and one result each.
+void Score(const Stream& stream, const Tensor& logits, int64_t vocab_size,
+           absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results);
 
 }  // namespace polystrate

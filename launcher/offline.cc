@@ -34,8 +34,8 @@ class CollectingSink : public TokenSink {
   CollectingSink(size_t index, const OfflineJob& job, Tally* tally, OfflineOutput* output)
       : index_(index), job_(job), tally_(tally), output_(output) {}
 
-  void OnPrompt(const std::vector<float>& logprobs) override {
-    output_->prompt_logprobs = logprobs;
+  void OnPrompt(const std::vector<PromptScore>& scores) override {
+    output_->prompt_scores = scores;
   }
   void OnToken(const TokenInfo& token) override {
     tally_->first_token = std::min(tally_->first_token, absl::Now());

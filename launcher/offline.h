@@ -16,8 +16,8 @@ namespace polystrate {
 
 struct OfflineOutput {
   std::vector<int32_t> token_ids;
-  std::vector<float> logprobs;         // of token_ids
-  std::vector<float> prompt_logprobs;  // when asked for; the first is NaN
+  std::vector<float> logprobs;             // of token_ids
+  std::vector<PromptScore> prompt_scores;  // when asked for
   std::string text;
   FinishReason reason = FinishReason::kLength;
   absl::Status status;  // not OK: this request failed

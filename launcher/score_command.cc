@@ -26,12 +26,13 @@ absl::StatusOr<std::vector<GenerationRequest>> MakeRequests(const std::string& i
   return requests;
 }
 
-void PrintLine(const std::vector<int32_t>& token_ids, const std::vector<float>& logprobs) {
+void PrintLine(const std::vector<int32_t>& token_ids, const std::vector<PromptScore>& scores) {
   JsonWriter json;
   json.BeginObject().Key("token_ids").BeginArray();
   for (int32_t id : token_ids) json.Int(id);
   json.EndArray().Key("logprobs").BeginArray();
-  for (float logprob : logprobs) json.Float(logprob);  // the first is NaN, written as null
+  for (const PromptScore& score : scores)
+    json.Float(score.logprob);  // the first is NaN, written as null
   json.EndArray().EndObject();
   std::printf("%s\n", json.text().c_str());
 }
@@ -40,8 +41,8 @@ void PrintLoss(const std::vector<OfflineOutput>& outputs, const OfflineStats& st
   double sum = 0;
   int64_t count = 0;
   for (const OfflineOutput& output : outputs) {
-    for (size_t i = 1; i < output.prompt_logprobs.size(); ++i) {
-      sum -= output.prompt_logprobs[i];
+    for (size_t i = 1; i < output.prompt_scores.size(); ++i) {
+      sum -= output.prompt_scores[i].logprob;
       ++count;
     }
   }
@@ -77,7 +78,7 @@ absl::Status ScoreCommand(const Arguments& arguments) {
   job.finish = [](const auto& requests, const auto& outputs, const OfflineStats& stats) {
     for (size_t i = 0; i < outputs.size(); ++i) {
       RETURN_IF_ERROR(outputs[i].status);
-      PrintLine(requests[i].prompt, outputs[i].prompt_logprobs);
+      PrintLine(requests[i].prompt, outputs[i].prompt_scores);
     }
     PrintLoss(outputs, stats);
     return absl::OkStatus();

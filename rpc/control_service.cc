@@ -28,7 +28,10 @@ std::string RandomInstanceId() {
 }
 
 void FillGeneration(pb::GenerationCapabilities* generation) {
-  generation->mutable_prompt_logprobs()->set_supported(true);
+  pb::LogprobCapabilities& prompt = *generation->mutable_prompt_logprobs();
+  prompt.set_supported(true);
+  prompt.add_candidate_selection_modes(pb::CANDIDATE_TOKEN_SELECTION_MODE_TOP_N);
+  prompt.set_max_top_n(kMaxCandidates);
   generation->mutable_output_logprobs()->set_supported(true);
   generation->mutable_guided_decoding()->set_supported(false);
   generation->set_max_num_sequences(1);

@@ -68,6 +68,21 @@ absl::Status CheckStopping(const pb::StoppingOptions& stopping) {
   });
 }
 
+// How many of the likeliest tokens are asked for at each token of the prompt.
+absl::StatusOr<int64_t> TopN(const pb::CandidateTokenSelection& selection) {
+  switch (selection.selection_case()) {
+    case pb::CandidateTokenSelection::kTopN:
+      return selection.top_n();
+    case pb::CandidateTokenSelection::kTokenIds:
+      return Unsupported("response.prompt_candidates.token_ids");
+    case pb::CandidateTokenSelection::kAll:
+      return Unsupported("response.prompt_candidates.all");
+    case pb::CandidateTokenSelection::SELECTION_NOT_SET:
+      break;
+  }
+  return 0;
+}
+
 bool AsksForCandidates(const pb::CandidateTokenSelection& selection) {
   switch (selection.selection_case()) {
     case pb::CandidateTokenSelection::kTopN:
@@ -87,9 +102,7 @@ absl::Status CheckRest(const pb::GenerateRequest& wire) {
   const bool guided = wire.guided().guide_case() != pb::GuidedDecoding::GUIDE_NOT_SET ||
                       !wire.guided().backend().empty();
   return FirstUnsupported({
-      {AsksForCandidates(response.prompt_candidates()), "response.prompt_candidates"},
       {AsksForCandidates(response.output_candidates()), "response.output_candidates"},
-      {response.prompt_logprob_start() != 0, "response.prompt_logprob_start"},
       {wire.kv().has_session(), "kv.session"},
       {wire.kv().bypass_prefix_cache(), "kv.bypass_prefix_cache"},
       {!wire.kv().cache_salt().empty(), "kv.cache_salt"},
@@ -208,6 +221,8 @@ absl::StatusOr<GenerateCall> FromWire(const pb::GenerateRequest& wire, const std
   }
   request.ignore_eos = wire.stopping().ignore_eos();
   request.prompt_logprobs = wire.response().return_prompt_logprobs();
+  request.prompt_logprob_start = wire.response().prompt_logprob_start();
+  ASSIGN_OR_RETURN(request.prompt_candidates, TopN(wire.response().prompt_candidates()));
   call.output_logprobs = wire.response().return_output_logprobs();
   // Last, as it is the only step that takes time.
   ASSIGN_OR_RETURN(request.prompt, Prompt(wire, tokenizer));
@@ -224,6 +239,20 @@ void ToWire(const TokenInfo& token, bool with_logprob, pb::TokenInfo* wire) {
   wire->set_token_id(static_cast<uint32_t>(token.token_id));
   wire->set_token(token.text);
   if (with_logprob) wire->set_logprob(token.logprob);
+}
+
+void ToWire(int32_t token_id, const PromptScore& score, pb::TokenInfo* wire) {
+  wire->set_token_id(static_cast<uint32_t>(token_id));
+  if (score.rank == 0) return;  // the prompt's first token
+  wire->set_logprob(score.logprob);
+  wire->set_rank(static_cast<uint32_t>(score.rank));
+  uint32_t rank = 0;
+  for (const TokenLogProb& candidate : score.candidates) {
+    pb::LogProb& likely = *wire->add_candidates();
+    likely.set_token_id(static_cast<uint32_t>(candidate.token_id));
+    likely.set_logprob(candidate.logprob);
+    likely.set_rank(++rank);
+  }
 }
 
 void ToWire(const Finished& finished, pb::GenerationFinished* wire) {

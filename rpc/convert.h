@@ -30,6 +30,7 @@ absl::StatusOr<GenerateCall> FromWire(const pb::GenerateRequest& wire, const std
 absl::Status CheckModel(const std::string& model, const std::string& model_id);
 
 void ToWire(const TokenInfo& token, bool with_logprob, pb::TokenInfo* wire);
+void ToWire(int32_t token_id, const PromptScore& score, pb::TokenInfo* wire);
 void ToWire(const Finished& finished, pb::GenerationFinished* wire);
 void ToWire(const RequestUsage& usage, pb::Usage* wire);
 void ToWire(const absl::Status& status, pb::EngineError* wire);

@@ -1,7 +1,9 @@
 #include "rpc/generate_reactor.h"
 
-#include <cmath>
+#include <algorithm>
 #include <utility>
+
+#include "kernels/core/check.h"
 
 namespace polystrate {
 
@@ -20,7 +22,13 @@ GenerateReactor* GenerateReactor::Start(Engine& engine, grpc::CallbackServerCont
 void GenerateReactor::Submit(GenerateCall call) {
   request_id_ = call.request.request_id;
   output_logprobs_ = call.output_logprobs;
-  if (call.request.prompt_logprobs) prompt_ = call.request.prompt;
+  if (call.request.prompt_logprobs) {
+    const auto& prompt = call.request.prompt;
+    const auto size = static_cast<int64_t>(prompt.size());
+    // One beyond the prompt is refused below.
+    prompt_.assign(prompt.begin() + std::min(call.request.prompt_logprob_start, size),
+                   prompt.end());
+  }
   usage_.prompt_tokens = static_cast<int64_t>(call.request.prompt.size());
   // Before Submit, because the engine may have finished by the time it returns.
   owners_ = 2;
@@ -57,14 +65,13 @@ void GenerateReactor::End(const grpc::Status& status) {
   if (!end_.has_value()) end_ = status;
 }
 
-void GenerateReactor::OnPrompt(const std::vector<float>& logprobs) {
+void GenerateReactor::OnPrompt(const std::vector<PromptScore>& scores) {
+  CHECK_EQ(scores.size(), prompt_.size());
   {
     absl::MutexLock lock(&mutex_);
     pb::PromptOutput& prompt = *NewEvent().mutable_prompt();
-    for (size_t i = 0; i < logprobs.size(); ++i) {
-      pb::TokenInfo& token = *prompt.add_tokens();
-      token.set_token_id(static_cast<uint32_t>(prompt_[i]));
-      if (!std::isnan(logprobs[i])) token.set_logprob(logprobs[i]);
+    for (size_t i = 0; i < scores.size(); ++i) {
+      ToWire(prompt_[i], scores[i], prompt.add_tokens());
     }
   }
   Advance();

@@ -29,7 +29,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateRespon
                                 absl::StatusOr<GenerateCall> call);
 
   // --- TokenSink, on the engine's thread. ---
-  void OnPrompt(const std::vector<float>& logprobs) override;
+  void OnPrompt(const std::vector<PromptScore>& scores) override;
   void OnToken(const TokenInfo& token) override;
   void OnFinished(const Finished& finished) override;
   void OnError(const absl::Status& status) override;
@@ -60,7 +60,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateRespon
 
   Engine& engine_;
   std::string request_id_;
-  std::vector<int32_t> prompt_;  // kept for OnPrompt
+  std::vector<int32_t> prompt_;  // its tokens that OnPrompt is going to be about
   bool output_logprobs_ = false;
   RequestUsage usage_;          // only the engine's thread
   std::atomic<int> owners_{1};  // gRPC, and the engine from Submit on

@@ -28,8 +28,8 @@ void PagedAttention(CpuContext& context, const Tensor& query, const KvSlot& slot
 void ConcatColumns(CpuContext& context, const Tensor& parts, const Tensor& out);
 void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results);
-void LogProbs(CpuContext& context, const Tensor& logits, int64_t vocab_size,
-              absl::Span<const int32_t> targets, absl::Span<float> logprobs);
+void Score(CpuContext& context, const Tensor& logits, int64_t vocab_size,
+           absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results);
 
 // What the inner loops call the activation.
 Epilogue ToEpilogue(Activation activation);

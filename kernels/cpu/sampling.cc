@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/parallel.h"
@@ -175,20 +174,6 @@ void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
   ParallelFor(context, logits.dim(0), logits.dim(0) * vocab_size, [&](int64_t i, int thread) {
     results[i] = SampleOne(context, logits.data<float>() + i * logits.row_stride(), vocab_size,
                            rows[i], &context.thread_arena(thread));
-  });
-}
-
-void LogProbs(CpuContext& context, const Tensor& logits, int64_t vocab_size,
-              absl::Span<const int32_t> targets, absl::Span<float> logprobs) {
-  ParallelFor(context, logits.dim(0), logits.dim(0) * vocab_size, [&](int64_t i, int) {
-    const float* row = logits.data<float>() + i * logits.row_stride();
-    const RowSummary summary = context.kernels().summarize(row, vocab_size);
-    logprobs[i] = std::numeric_limits<float>::quiet_NaN();
-    if (summary.invalid || !std::isfinite(summary.max)) return;
-    CHECK(targets[i] >= 0 && targets[i] < vocab_size);
-    const double sum = context.kernels().sum_exp(row, vocab_size, summary.max, 1.0f, nullptr);
-    logprobs[i] =
-        static_cast<float>(static_cast<double>(row[targets[i]] - summary.max) - std::log(sum));
   });
 }
 

@@ -112,7 +112,7 @@ class Cost {
 class Clock : public TokenSink {
  public:
   explicit Clock(std::latch* finished) : finished_(finished) { times_.reserve(1024); }
-  void OnPrompt(const std::vector<float>&) override {}
+  void OnPrompt(const std::vector<PromptScore>&) override {}
   void OnToken(const TokenInfo&) override { times_.push_back(Now()); }
   void OnFinished(const Finished&) override { finished_->count_down(); }
   void OnError(const absl::Status& status) override {

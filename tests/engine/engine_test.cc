@@ -17,7 +17,7 @@ namespace {
 
 class NullSink : public TokenSink {
  public:
-  void OnPrompt(const std::vector<float>&) override {}
+  void OnPrompt(const std::vector<PromptScore>&) override {}
   void OnToken(const TokenInfo&) override {}
   void OnFinished(const Finished&) override {}
   void OnError(const absl::Status&) override {}
@@ -66,6 +66,24 @@ TEST(EngineSubmit, NamesTheFieldAndItsRange) {
   GenerationRequest request = Request({1}, 1);
   request.sampling.top_k = -2;
   EXPECT_TRUE(Fails(submit(request), kInvalid, "top_k is -2"));
+  request = Request({1, 2, 3}, 0);
+  request.prompt_logprobs = true;
+  for (int64_t start : {-1, 3, 4}) {
+    request.prompt_logprob_start = start;
+    EXPECT_TRUE(
+        Fails(submit(request), kInvalid, "the prompt has 3 tokens, so it must be in [0, 3)"))
+        << start;
+  }
+  request.prompt_logprob_start = 2;
+  for (int64_t candidates : {-1, 21}) {
+    request.prompt_candidates = candidates;
+    EXPECT_TRUE(Fails(submit(request), kInvalid, "it must be in [0, 20]")) << candidates;
+  }
+  request = Request({1, 2, 3}, 1);
+  request.prompt_candidates = 1;
+  EXPECT_TRUE(Fails(submit(request), kInvalid, "prompt_candidates is set without"));
+  request.prompt_logprob_start = 1;
+  EXPECT_TRUE(Fails(submit(request), kInvalid, "prompt_logprob_start is set without"));
   EXPECT_EQ(engine.load().queued_requests, 0);
 }
 
@@ -81,6 +99,15 @@ TEST(EngineSubmit, RefusesWhatCanNeverFit) {
                     absl::StatusCode::kResourceExhausted, "can never run"));
   EXPECT_TRUE(Fails(engine.Submit(Request(std::vector<int32_t>(100, 1), 1), &sink),
                     absl::StatusCode::kInvalidArgument, "the context is 100"));
+  GenerationRequest score = Request(std::vector<int32_t>(41, 1), 0);
+  score.prompt_logprobs = true;
+  EXPECT_TRUE(engine.Submit(score, &sink).ok());  // its last token is not computed
+  score.prompt.push_back(1);
+  EXPECT_TRUE(Fails(engine.Submit(score, &sink), absl::StatusCode::kResourceExhausted,
+                    "needs 41 tokens of KV cache"));
+  score.prompt.assign(102, 1);
+  EXPECT_TRUE(Fails(engine.Submit(score, &sink), absl::StatusCode::kInvalidArgument,
+                    "102 tokens; the context is 100; one more may be scored"));
   // Without a limit of its own a request gets what there is.
   EXPECT_TRUE(engine.Submit(Request(prompt, std::nullopt), &sink).ok());
 }

@@ -133,7 +133,7 @@ std::vector<StepPlan> Plans() {
   AddChunk(0, 9, 15, &plans[1]);
   SampleLast(&plans[1]);
   AddChunk(2, 0, 8, &plans[1]);
-  for (int32_t row : {11, 12}) plans[1].scores.push_back({2, row, /*target=*/5, row - 5});
+  for (int32_t row : {11, 12}) plans[1].scores.push_back({2, row, {.target = 5}, row - 5});
   AddChunk(1, 7, 16, &plans[1]);
   SampleLast(&plans[1]);
   return plans;

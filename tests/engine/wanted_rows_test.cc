@@ -26,7 +26,7 @@ StepPlan MakePlan(const std::vector<int32_t>& num_rows) {
 }
 
 void AddSample(int32_t row, StepPlan* plan) { plan->samples.push_back({0, row, {}}); }
-void AddScore(int32_t row, StepPlan* plan) { plan->scores.push_back({0, row, 0, 0}); }
+void AddScore(int32_t row, StepPlan* plan) { plan->scores.push_back({0, row, {}, 0}); }
 
 // A decode, a chunk of a prompt's middle, the end of a prompt.
 TEST(WantedRows, OfAMixedStep) {

@@ -45,6 +45,8 @@ TEST(ConvertTest, EveryFieldArrives) {
   wire.mutable_stopping()->add_conditions()->set_stop_token_id(4);
   wire.mutable_stopping()->set_ignore_eos(true);
   wire.mutable_response()->set_return_prompt_logprobs(true);
+  wire.mutable_response()->set_prompt_logprob_start(4);
+  wire.mutable_response()->mutable_prompt_candidates()->set_top_n(0xffffffffu);
   wire.mutable_response()->set_return_output_logprobs(true);
   const auto call = Convert(wire);
   ASSERT_TRUE(call.ok()) << call.status();
@@ -57,6 +59,8 @@ TEST(ConvertTest, EveryFieldArrives) {
   EXPECT_EQ(call->request.stop_token_ids, (std::vector<int32_t>{3, 4}));
   EXPECT_TRUE(call->request.ignore_eos);
   EXPECT_TRUE(call->request.prompt_logprobs);
+  EXPECT_EQ(call->request.prompt_logprob_start, 4);
+  EXPECT_EQ(call->request.prompt_candidates, 0xffffffff);  // its range is the engine's to check
   EXPECT_TRUE(call->output_logprobs);
 }
 
@@ -80,16 +84,20 @@ TEST(ConvertTest, WhatIsSetAndUnsupportedIsNamed) {
        [](auto* r) { r->mutable_stopping()->add_conditions()->set_stop_text("."); }},
       {"stopping.include_stop_in_output",
        [](auto* r) { r->mutable_stopping()->set_include_stop_in_output(true); }},
-      {"response.prompt_candidates",
-       [](auto* r) { r->mutable_response()->mutable_prompt_candidates()->set_top_n(1); }},
+      {"response.prompt_candidates.all",
+       [](auto* r) { r->mutable_response()->mutable_prompt_candidates()->mutable_all(); }},
+      {"response.prompt_candidates.token_ids",
+       [](auto* r) {
+         r->mutable_response()->mutable_prompt_candidates()->mutable_token_ids()->add_ids(1);
+       }},
+      {"response.output_candidates",
+       [](auto* r) { r->mutable_response()->mutable_output_candidates()->set_top_n(1); }},
       {"response.output_candidates",
        [](auto* r) { r->mutable_response()->mutable_output_candidates()->mutable_all(); }},
       {"response.output_candidates",
        [](auto* r) {
          r->mutable_response()->mutable_output_candidates()->mutable_token_ids()->add_ids(1);
        }},
-      {"response.prompt_logprob_start",
-       [](auto* r) { r->mutable_response()->set_prompt_logprob_start(1); }},
       {"kv.session", [](auto* r) { r->mutable_kv()->mutable_session(); }},
       {"kv.bypass_prefix_cache", [](auto* r) { r->mutable_kv()->set_bypass_prefix_cache(true); }},
       {"kv.cache_salt", [](auto* r) { r->mutable_kv()->set_cache_salt("x"); }},

@@ -87,6 +87,34 @@ TEST(InferenceServiceTest, LogprobsWhenAskedFor) {
   EXPECT_EQ(scores.last().usage().completion_tokens(), 0u);
 }
 
+TEST(InferenceServiceTest, PromptScoresFromATokenOnWithRanksAndCandidates) {
+  ServedEngine served;
+  served.Run();
+  pb::GenerateRequest request = GreedyRequest(0);
+  request.mutable_response()->set_return_prompt_logprobs(true);
+  const Answer plain = Ask(served.inference(), request);
+  ASSERT_TRUE(plain.events.front().has_prompt()) << plain.status.error_message();
+  EXPECT_FALSE(plain.events.front().prompt().tokens(0).has_rank());
+  EXPECT_EQ(plain.events.front().prompt().tokens(2).candidates_size(), 0);
+
+  request.mutable_response()->set_prompt_logprob_start(2);
+  request.mutable_response()->mutable_prompt_candidates()->set_top_n(20);
+  const Answer answer = Ask(served.inference(), request);
+  ASSERT_EQ(answer.events.front().prompt().tokens_size(), 1) << answer.status.error_message();
+  const pb::TokenInfo& token = answer.events.front().prompt().tokens(0);
+  EXPECT_EQ(token.token_id(), 301u);
+  EXPECT_EQ(token.logprob(), plain.events.front().prompt().tokens(2).logprob());
+  EXPECT_EQ(token.rank(), plain.events.front().prompt().tokens(2).rank());
+  EXPECT_GE(token.rank(), 1u);
+  EXPECT_LE(token.rank(), 1024u);
+  ASSERT_EQ(token.candidates_size(), 20);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(token.candidates(i).rank(), static_cast<uint32_t>(i) + 1);
+    EXPECT_LT(token.candidates(i).token_id(), 1024u);
+    EXPECT_LE(token.candidates(i).logprob(), token.candidates(std::max(i - 1, 0)).logprob());
+  }
+}
+
 TEST(InferenceServiceTest, StopsAtAStopToken) {
   ServedEngine served;
   served.Run();
@@ -127,6 +155,25 @@ TEST(InferenceServiceTest, WhatIsRefusedBeforeAcceptanceIsAStatus) {
        [](auto* r) { r->mutable_sampling()->set_top_p(0.0); }},
       {grpc::StatusCode::INVALID_ARGUMENT, "top_k",
        [](auto* r) { r->mutable_sampling()->set_top_k(-2); }},
+      {grpc::StatusCode::INVALID_ARGUMENT,
+       "prompt_logprob_start is 3; the prompt has 3 tokens, so "
+       "it must be in [0, 3)",
+       [](auto* r) {
+         r->mutable_response()->set_return_prompt_logprobs(true);
+         r->mutable_response()->set_prompt_logprob_start(3);
+       }},
+      {grpc::StatusCode::INVALID_ARGUMENT, "prompt_logprob_start is 4294967295",
+       [](auto* r) {
+         r->mutable_response()->set_return_prompt_logprobs(true);
+         r->mutable_response()->set_prompt_logprob_start(0xffffffffu);
+       }},
+      {grpc::StatusCode::INVALID_ARGUMENT, "top_n is 21; it must be in [0, 20]",
+       [](auto* r) {
+         r->mutable_response()->set_return_prompt_logprobs(true);
+         r->mutable_response()->mutable_prompt_candidates()->set_top_n(21);
+       }},
+      {grpc::StatusCode::INVALID_ARGUMENT, "prompt_candidates is set without",
+       [](auto* r) { r->mutable_response()->mutable_prompt_candidates()->set_top_n(1); }},
       {grpc::StatusCode::INVALID_ARGUMENT, "max_tokens",
        [](auto* r) { r->mutable_stopping()->set_max_tokens(0); }},
       {grpc::StatusCode::INVALID_ARGUMENT, "empty",

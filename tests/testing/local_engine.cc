@@ -25,8 +25,9 @@ void CheckOk(const absl::Status& status) {
 class Sink : public TokenSink {
  public:
   explicit Sink(LocalOutput* output) : output_(output) {}
-  void OnPrompt(const std::vector<float>& logprobs) override {
-    output_->prompt_logprobs = logprobs;
+  void OnPrompt(const std::vector<PromptScore>& scores) override {
+    output_->prompt_scores = scores;
+    for (const PromptScore& score : scores) output_->prompt_logprobs.push_back(score.logprob);
   }
   void OnToken(const TokenInfo& token) override {
     output_->token_ids.push_back(token.token_id);
@@ -174,7 +175,7 @@ std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
     const int32_t end = std::min<int32_t>(n, begin + Activations::kMaxLogitRows);
     step.scores.clear();
     for (int32_t row = begin; row < end; ++row) {
-      step.scores.push_back({/*sequence_id=*/0, row, /*target=*/0, /*position=*/row + 1});
+      step.scores.push_back({/*sequence_id=*/0, row, ScoreRow{}, /*position=*/row + 1});
     }
     pipeline_stage->Run(step);
     for (int32_t row = begin; row < end; ++row) {

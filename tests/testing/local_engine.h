@@ -34,7 +34,8 @@ struct LocalEngineOptions {
 struct LocalOutput {
   std::vector<int32_t> token_ids;
   std::vector<float> logprobs;
-  std::vector<float> prompt_logprobs;
+  std::vector<PromptScore> prompt_scores;
+  std::vector<float> prompt_logprobs;  // of prompt_scores
   FinishReason reason = FinishReason::kLength;
   absl::Status status;
 };
