@@ -5,31 +5,37 @@
 #include <limits>
 #include <queue>
 
-#include "absl/strings/str_format.h"
-#include "engine/utf8.h"
 #include "kernels/core/check.h"
+#include "kernels/core/status.h"
 
 namespace polystrate {
 namespace {
 
 constexpr int32_t kNever = std::numeric_limits<int32_t>::max();
 
-// Up to this many bytes looking at every pair for each merge is faster than a heap.
+// Up to this many symbols looking at every pair for each merge is faster than a heap.
 constexpr size_t kMaxShort = 48;
+
+// SentencePiece's mark of a space. Where it only begins tokens, or stands in a run of marks that
+// does, text can be cut before such runs without a change: the parts are the words of the text,
+// most of which are found whole. Text of this kind often comes without a pre-tokenizer.
+constexpr std::string_view kSpaceMark = "\u2581";
+
+// Where the first mark begins that is behind `begin` and follows something else; text.size(): none.
+size_t NextMark(std::string_view text, size_t begin) {
+  size_t at = text.find(kSpaceMark, begin + 1);
+  while (at != text.npos && text.substr(0, at).ends_with(kSpaceMark)) {
+    at = text.find(kSpaceMark, at + kSpaceMark.size());
+  }
+  return std::min(at, text.size());
+}
 
 }  // namespace
 
-Bpe Bpe::Create(const std::vector<std::optional<std::string>>& token_bytes,
+Bpe Bpe::Create(BpeSymbols symbols, const std::vector<std::optional<std::string>>& token_texts,
                 const std::vector<Merge>& merges, bool ignore_merges) {
-  Bpe bpe;
-  std::fill(std::begin(bpe.byte_token_), std::end(bpe.byte_token_), -1);
-  const auto num_tokens = static_cast<int32_t>(token_bytes.size());
-  for (int32_t id = 0; id < num_tokens; ++id) {
-    const auto& bytes = token_bytes[static_cast<size_t>(id)];
-    if (bytes.has_value() && bytes->size() == 1) {
-      bpe.byte_token_[static_cast<unsigned char>((*bytes)[0])] = id;
-    }
-  }
+  Bpe bpe(std::move(symbols));
+  const auto num_tokens = static_cast<int32_t>(token_texts.size());
   bpe.ranks_.reserve(merges.size());
   int32_t rank = 0;
   for (const Merge& merge : merges) {
@@ -40,14 +46,24 @@ Bpe Bpe::Create(const std::vector<std::optional<std::string>>& token_bytes,
   }
   std::vector<int32_t> ids;
   for (int32_t id = 0; id < num_tokens; ++id) {
-    const auto& bytes = token_bytes[static_cast<size_t>(id)];
-    if (!bytes.has_value() || bytes->empty()) continue;
+    const auto& text = token_texts[static_cast<size_t>(id)];
+    if (!text.has_value() || text->empty()) continue;
     ids.clear();
-    if (ignore_merges || (bpe.Encode(*bytes, ids).ok() && ids == std::vector<int32_t>{id})) {
-      bpe.whole_words_.emplace(*bytes, id);
+    if (ignore_merges || (bpe.Encode(*text, ids).ok() && ids == std::vector<int32_t>{id})) {
+      bpe.whole_words_.emplace(*text, id);
     }
   }
+  bpe.cut_at_marks_ =
+      !ignore_merges && bpe.symbols_.Find(kSpaceMark) >= 0 && MarksBeginTokens(token_texts, merges);
   return bpe;
+}
+
+bool Bpe::MarksBeginTokens(const std::vector<std::optional<std::string>>& token_texts,
+                           const std::vector<Merge>& merges) {
+  return std::all_of(merges.begin(), merges.end(), [&](const Merge& merge) {
+    const auto& text = token_texts[static_cast<size_t>(merge.result)];
+    return text.has_value() && NextMark(*text, 0) == text->size();
+  });
 }
 
 Bpe::Rank Bpe::RankOf(int32_t left, int32_t right) const {
@@ -56,23 +72,29 @@ Bpe::Rank Bpe::RankOf(int32_t left, int32_t right) const {
 }
 
 absl::Status Bpe::Encode(std::string_view word, std::vector<int32_t>& ids) const {
+  const size_t begin = ids.size();
+  absl::Status status;
+  if (!cut_at_marks_) {
+    status = EncodeWhole(word, ids);
+  } else {
+    for (size_t done = 0; done < word.size() && status.ok();) {
+      const size_t end = NextMark(word, done);
+      status = EncodeWhole(word.substr(done, end - done), ids);
+      done = end;
+    }
+  }
+  if (!status.ok()) ids.resize(begin);
+  return status;
+}
+
+absl::Status Bpe::EncodeWhole(std::string_view word, std::vector<int32_t>& ids) const {
   if (const int32_t id = WholeWord(word); id >= 0) {
     ids.push_back(id);
     return absl::OkStatus();
   }
   const size_t begin = ids.size();
-  ids.reserve(begin + word.size());
-  for (const char c : word) {
-    const int32_t id = byte_token_[static_cast<unsigned char>(c)];
-    if (id < 0) {
-      ids.resize(begin);
-      return absl::InvalidArgumentError(
-          absl::StrFormat("the tokenizer's vocabulary lacks the byte 0x%02x, which the text needs",
-                          static_cast<unsigned char>(c)));
-    }
-    ids.push_back(id);
-  }
-  if (word.size() <= kMaxShort) {
+  RETURN_IF_ERROR(symbols_.Append(word, ids));
+  if (ids.size() - begin <= kMaxShort) {
     MergeShort(ids, begin);
   } else {
     MergeLong(ids, begin);

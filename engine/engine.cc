@@ -159,7 +159,10 @@ absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
     live->prompt_scores.resize(prompt - request.prompt_logprob_start);
     live->num_unscored = prompt - std::max<int64_t>(request.prompt_logprob_start, 1);
   }
-  if (tokenizer_ != nullptr) live->detokenizer = std::make_unique<Detokenizer>(*tokenizer_);
+  if (tokenizer_ != nullptr) {
+    live->detokenizer =
+        std::make_unique<Detokenizer>(*tokenizer_, /*skip_special_tokens=*/true, request.prompt);
+  }
 
   MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("the engine is draining and takes no new requests");

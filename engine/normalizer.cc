@@ -6,7 +6,9 @@
 
 #include <algorithm>
 
+#include "engine/tokenizer_json.h"
 #include "kernels/core/check.h"
+#include "kernels/core/status.h"
 
 namespace polystrate {
 namespace {
@@ -31,24 +33,80 @@ const icu::Normalizer2& Nfc() {
   return *nfc;
 }
 
-}  // namespace
-
-std::string_view Normalize(Normalization form, std::string_view text, std::string& storage) {
-  if (form == Normalization::kNone) return text;
+// Whether `result` was written; otherwise `text` is in NFC.
+bool ToNfc(std::string_view text, std::string& result) {
   // No character below U+0300, whose first byte is 0xcc, takes part in a composition by itself.
   if (std::none_of(text.begin(), text.end(),
                    [](char c) { return static_cast<unsigned char>(c) >= 0xcc; })) {
-    return text;
+    return false;
   }
   CHECK_LE(text.size(), static_cast<size_t>(INT32_MAX));
   const icu::StringPiece piece(text.data(), static_cast<int32_t>(text.size()));
   UErrorCode error = U_ZERO_ERROR;
-  if (Nfc().isNormalizedUTF8(piece, error) && U_SUCCESS(error)) return text;
-  storage.clear();
-  icu::StringByteSink<std::string> sink(&storage);
+  if (Nfc().isNormalizedUTF8(piece, error) && U_SUCCESS(error)) return false;
+  result.clear();
+  icu::StringByteSink<std::string> sink(&result);
   Nfc().normalizeUTF8(0, piece, sink, nullptr, error);
   CHECK(U_SUCCESS(error));
-  return storage;
+  return true;
+}
+
+}  // namespace
+
+std::string ReplaceAll(std::string_view text, std::string_view pattern, std::string_view content) {
+  CHECK(!pattern.empty());
+  std::string result;
+  result.reserve(text.size());
+  size_t done = 0;
+  for (size_t at = text.find(pattern); at != text.npos; at = text.find(pattern, done)) {
+    result.append(text, done, at - done).append(content);
+    done = at + pattern.size();
+  }
+  return result.append(text, done);
+}
+
+absl::StatusOr<Normalizer> Normalizer::Read(const JsonView& root) {
+  ASSIGN_OR_RETURN(const auto components, TokenizerComponents(root, "normalizer", "normalizers"));
+  std::vector<Step> steps;
+  for (const JsonView& component : components) {
+    ASSIGN_OR_RETURN(const std::string type, component.GetString("type"));
+    Step step;
+    if (type == "Prepend") {
+      step.kind = Step::kPrepend;
+      ASSIGN_OR_RETURN(step.content, component.GetString("prepend"));
+    } else if (type == "Replace") {
+      step.kind = Step::kReplace;
+      ASSIGN_OR_RETURN(step.pattern, LiteralPattern(component, "normalizer"));
+      ASSIGN_OR_RETURN(step.content, component.GetString("content"));
+    } else if (type != "NFC") {
+      return UnsupportedInTokenizer(root, "normalizer", type);
+    }
+    steps.push_back(std::move(step));
+  }
+  return Normalizer(std::move(steps));
+}
+
+std::string_view Normalizer::Apply(std::string_view text, std::string& storage) const {
+  std::string result;
+  for (const Step& step : steps_) {
+    switch (step.kind) {
+      case Step::kNfc:
+        if (!ToNfc(text, result)) continue;
+        break;
+      case Step::kPrepend:
+        if (text.empty()) continue;
+        result = step.content;
+        result += text;
+        break;
+      case Step::kReplace:
+        if (text.find(step.pattern) == text.npos) continue;
+        result = ReplaceAll(text, step.pattern, step.content);
+        break;
+    }
+    storage.swap(result);
+    text = storage;
+  }
+  return text;
 }
 
 }  // namespace polystrate

@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
 #include "kernels/core/check.h"
 
@@ -89,12 +90,23 @@ struct PreTokenizer::Code {
   ~Code() { pcre2_code_free(code); }
 };
 
-PreTokenizer::PreTokenizer(std::unique_ptr<Code> code) : code_(std::move(code)) {}
+PreTokenizer::PreTokenizer(std::unique_ptr<Code> code, SplitBehavior behavior)
+    : code_(std::move(code)), behavior_(behavior) {}
 PreTokenizer::PreTokenizer(PreTokenizer&&) noexcept = default;
 PreTokenizer& PreTokenizer::operator=(PreTokenizer&&) noexcept = default;
 PreTokenizer::~PreTokenizer() = default;
 
-absl::StatusOr<PreTokenizer> PreTokenizer::Create(const std::string& pattern) {
+std::string LiteralExpression(std::string_view text) {
+  std::string expression;
+  for (const char c : text) {
+    if (static_cast<unsigned char>(c) < 0x80 && !absl::ascii_isalnum(c)) expression += '\\';
+    expression += c;
+  }
+  return expression;
+}
+
+absl::StatusOr<PreTokenizer> PreTokenizer::Create(const std::string& pattern,
+                                                  SplitBehavior behavior) {
   auto code = std::make_unique<Code>();
   code->pattern = ForPcre2(pattern);
   int error = 0;
@@ -110,7 +122,7 @@ absl::StatusOr<PreTokenizer> PreTokenizer::Create(const std::string& pattern) {
   }
   // Without a JIT (another processor) PCRE2 interprets: slower, same result.
   pcre2_jit_compile(code->code, PCRE2_JIT_COMPLETE);
-  return PreTokenizer(std::move(code));
+  return PreTokenizer(std::move(code), behavior);
 }
 
 struct PreTokenizer::Scratch::State {
@@ -146,6 +158,26 @@ absl::Status PreTokenizer::Split(std::string_view text, Scratch& scratch,
   const size_t* const match = pcre2_get_ovector_pointer(scratch.state_->data);
   size_t done = 0;    // [0, done) is cut into words
   size_t search = 0;  // where the next match may start
+  // What the last word is, for matches that merge with a stretch between matches.
+  enum { kNothing, kStretch, kMatch } last = kNothing;
+  const auto add_stretch = [&](size_t end) {
+    if (end == done) return;
+    if (behavior_ == SplitBehavior::kMergedWithNext && last == kMatch) {
+      words.back() = {words.back().data(), words.back().size() + end - done};
+    } else {
+      words.push_back(text.substr(done, end - done));
+    }
+    last = kStretch;
+  };
+  const auto add_match = [&](size_t begin, size_t end) {
+    if (end == begin) return;
+    if (behavior_ == SplitBehavior::kMergedWithPrevious && last == kStretch) {
+      words.back() = {words.back().data(), words.back().size() + end - begin};
+    } else {
+      words.push_back(text.substr(begin, end - begin));
+    }
+    last = kMatch;
+  };
   while (search < text.size()) {
     const int result = pcre2_match(code_->code, subject, text.size(), search, PCRE2_NO_UTF_CHECK,
                                    scratch.state_->data, scratch.state_->context);
@@ -155,8 +187,8 @@ absl::Status PreTokenizer::Split(std::string_view text, Scratch& scratch,
       return absl::ResourceExhaustedError(absl::StrFormat(
           "splitting the text into words failed at byte %d: %s", search, ErrorText(result)));
     }
-    if (match[0] > done) words.push_back(text.substr(done, match[0] - done));
-    if (match[1] > match[0]) words.push_back(text.substr(match[0], match[1] - match[0]));
+    add_stretch(match[0]);
+    add_match(match[0], match[1]);
     done = match[1];
     search = done;
     if (match[1] == match[0]) {  // an empty match: the next one starts a character later
@@ -165,7 +197,7 @@ absl::Status PreTokenizer::Split(std::string_view text, Scratch& scratch,
       } while (search < text.size() && (static_cast<unsigned char>(text[search]) & 0xc0) == 0x80);
     }
   }
-  if (done < text.size()) words.push_back(text.substr(done));
+  add_stretch(text.size());
   return absl::OkStatus();
 }
 

@@ -1,6 +1,7 @@
 // PreTokenizer: cuts normalised text into the words that BPE then encodes one by one.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,8 +16,18 @@ namespace polystrate {
 // other characters, each with one space before it, then white space without the last of the run.
 extern const char kGpt2Pattern[];
 
-// One regular expression, compiled by PCRE2's JIT. Every match is a word, and so is every stretch
-// between matches ("Isolated" in tokenizer.json). Const and thread-safe.
+// What becomes of a match; every stretch between matches is a word in any case. The names are those
+// of tokenizer.json.
+enum class SplitBehavior : uint8_t {
+  kIsolated,            // a word of its own
+  kMergedWithPrevious,  // the end of the stretch before it, if there is one
+  kMergedWithNext,      // the start of the stretch behind it, if there is one
+};
+
+// An expression that matches `text` and nothing else.
+std::string LiteralExpression(std::string_view text);
+
+// One regular expression, compiled by PCRE2's JIT. Const and thread-safe.
 //
 // \s, \p{L} and \p{N} mean what they mean to Oniguruma, which `tokenizers` uses: \s is Unicode's
 // White_Space, letters and digits are those of Unicode 16.
@@ -35,7 +46,7 @@ class PreTokenizer {
   };
 
   // INVALID_ARGUMENT, with the place, when `pattern` is no valid expression.
-  static absl::StatusOr<PreTokenizer> Create(const std::string& pattern);
+  static absl::StatusOr<PreTokenizer> Create(const std::string& pattern, SplitBehavior behavior);
   PreTokenizer(PreTokenizer&&) noexcept;
   PreTokenizer& operator=(PreTokenizer&&) noexcept;
   ~PreTokenizer();
@@ -47,8 +58,9 @@ class PreTokenizer {
 
  private:
   struct Code;
-  explicit PreTokenizer(std::unique_ptr<Code> code);
+  PreTokenizer(std::unique_ptr<Code> code, SplitBehavior behavior);
   std::unique_ptr<Code> code_;
+  SplitBehavior behavior_;
 };
 
 }  // namespace polystrate

@@ -1,11 +1,12 @@
 #include "engine/tokenizer_file.h"
 
-#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_format.h"
 #include "engine/byte_level.h"
+#include "engine/tokenizer_json.h"
 #include "kernels/core/status.h"
 
 namespace polystrate {
@@ -13,54 +14,35 @@ namespace {
 
 using TokenIds = absl::flat_hash_map<std::string, int32_t>;
 
-absl::Status Error(const JsonView& json, const std::string& what) {
-  return absl::InvalidArgumentError(json.document() + ": " + what);
-}
-
-absl::Status Unsupported(const JsonView& json, std::string_view where, std::string_view what) {
-  return Error(json, absl::StrFormat("\"%s\": %s is not supported", where, what));
-}
-
-// The parts of a component: itself, or the members of a "Sequence" under `list_key`; none for null.
-absl::StatusOr<std::vector<JsonView>> Components(const JsonView& root, std::string_view key,
-                                                 std::string_view list_key) {
-  if (!root.Has(key)) return std::vector<JsonView>();
-  ASSIGN_OR_RETURN(const JsonView component, root.GetObject(key));
-  ASSIGN_OR_RETURN(const std::string type, component.GetString("type"));
-  if (type != "Sequence") return std::vector<JsonView>{component};
-  ASSIGN_OR_RETURN(const JsonView list, component.GetArray(list_key));
-  for (const JsonView& element : list.Elements()) {
-    if (!element.IsObject()) return element.Unexpected(list_key, "an array of objects");
-  }
-  return list.Elements();
-}
-
 // Ids must be 0 .. n - 1: the engine indexes by them, and `tokenizers` gives added tokens other ids
 // than the file says when there are gaps.
 absl::Status ReadVocabulary(const JsonView& model, TokenizerParts& parts, TokenIds& ids) {
   ASSIGN_OR_RETURN(const JsonView vocab, model.GetObject("vocab"));
   const auto members = vocab.Members();
   const auto num_tokens = static_cast<int64_t>(members.size());
-  if (num_tokens == 0) return Error(model, "\"vocab\" is empty");
+  if (num_tokens == 0) return TokenizerError(model, "\"vocab\" is empty");
   parts.tokens.resize(members.size());
-  parts.model_bytes.resize(members.size());
+  parts.model_texts.resize(members.size());
   std::vector<bool> taken(members.size());
   ids.reserve(members.size());
   for (const auto& [token, value] : members) {
     ASSIGN_OR_RETURN(const int64_t id, value.AsInt(token));
     if (id < 0 || id >= num_tokens) {
-      return Error(model, absl::StrFormat("\"vocab\" has %d tokens but gives \"%s\" the id %d; ids "
-                                          "must be 0 to %d without gaps",
-                                          num_tokens, token, id, num_tokens - 1));
+      return TokenizerError(
+          model, absl::StrFormat("\"vocab\" has %d tokens but gives \"%s\" the id %d; ids "
+                                 "must be 0 to %d without gaps",
+                                 num_tokens, token, id, num_tokens - 1));
     }
     const auto index = static_cast<size_t>(id);
     if (taken[index]) {
-      return Error(model, absl::StrFormat("\"vocab\" gives the id %d to both \"%s\" and \"%s\"", id,
-                                          parts.tokens[index], token));
+      return TokenizerError(
+          model, absl::StrFormat("\"vocab\" gives the id %d to both \"%s\" and \"%s\"", id,
+                                 parts.tokens[index], token));
     }
     taken[index] = true;
     parts.tokens[index] = std::string(token);
-    parts.model_bytes[index] = AlphabetToBytes(token);
+    parts.model_texts[index] =
+        parts.byte_level ? AlphabetToBytes(token) : std::make_optional<std::string>(token);
     ids.emplace(std::string(token), static_cast<int32_t>(id));
   }
   return absl::OkStatus();
@@ -95,9 +77,10 @@ absl::Status ReadMerges(const JsonView& model, const TokenIds& ids, TokenizerPar
       const std::string& name = names[i] != nullptr ? *names[i] : result;
       const auto id = ids.find(name);
       if (id == ids.end()) {
-        return Error(model, absl::StrFormat("\"merges\" entry %d joins \"%s\" and \"%s\", but "
-                                            "\"vocab\" has no token \"%s\"",
-                                            parts.merges.size(), sides.first, sides.second, name));
+        return TokenizerError(
+            model, absl::StrFormat("\"merges\" entry %d joins \"%s\" and \"%s\", but "
+                                   "\"vocab\" has no token \"%s\"",
+                                   parts.merges.size(), sides.first, sides.second, name));
       }
       found[i] = id->second;
     }
@@ -106,20 +89,38 @@ absl::Status ReadMerges(const JsonView& model, const TokenIds& ids, TokenizerPar
   return absl::OkStatus();
 }
 
+// What the model does with characters that it has no token for. Byte-level BPE has none.
+absl::Status ReadUnknown(const JsonView& model, TokenizerParts& parts, const TokenIds& ids) {
+  ASSIGN_OR_RETURN(parts.unknown.byte_fallback, model.GetBoolOr("byte_fallback", false));
+  if (parts.byte_level) {
+    if (!parts.unknown.byte_fallback) return absl::OkStatus();
+    return UnsupportedInTokenizer(model, "model", "byte_fallback of byte-level BPE");
+  }
+  ASSIGN_OR_RETURN(parts.unknown.fuse_unk, model.GetBoolOr("fuse_unk", false));
+  if (!model.Has("unk_token")) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::string unk_token, model.GetString("unk_token"));
+  const auto unk = ids.find(unk_token);
+  if (unk == ids.end()) {
+    return TokenizerError(
+        model, absl::StrFormat("\"unk_token\" is \"%s\", which is not in \"vocab\"", unk_token));
+  }
+  parts.unknown.unk = unk->second;
+  return absl::OkStatus();
+}
+
 absl::Status ReadModel(const JsonView& root, TokenizerParts& parts, TokenIds& ids) {
   ASSIGN_OR_RETURN(const JsonView model, root.GetObject("model"));
   ASSIGN_OR_RETURN(const std::string type, model.GetStringOr("type", "BPE"));
-  if (type != "BPE") return Unsupported(root, "model", type + " (only byte-level BPE)");
+  if (type != "BPE") return UnsupportedInTokenizer(root, "model", type + " (only BPE)");
   for (const std::string_view key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     ASSIGN_OR_RETURN(const std::string affix, model.GetStringOr(key, ""));
-    if (!affix.empty()) return Unsupported(root, "model", key);
+    if (!affix.empty()) return UnsupportedInTokenizer(root, "model", key);
   }
   ASSIGN_OR_RETURN(const double dropout, model.GetDoubleOr("dropout", 0));
-  if (dropout != 0) return Unsupported(root, "model", "dropout");
-  ASSIGN_OR_RETURN(const bool byte_fallback, model.GetBoolOr("byte_fallback", false));
-  if (byte_fallback) return Unsupported(root, "model", "byte_fallback");
+  if (dropout != 0) return UnsupportedInTokenizer(root, "model", "dropout");
   ASSIGN_OR_RETURN(parts.ignore_merges, model.GetBoolOr("ignore_merges", false));
   RETURN_IF_ERROR(ReadVocabulary(model, parts, ids));
+  RETURN_IF_ERROR(ReadUnknown(model, parts, ids));
   return ReadMerges(model, ids, parts);
 }
 
@@ -137,17 +138,20 @@ absl::Status ReadAddedTokens(const JsonView& root, TokenizerParts& parts, TokenI
     ASSIGN_OR_RETURN(token.rstrip, entry.GetBoolOr("rstrip", false));
     ASSIGN_OR_RETURN(token.single_word, entry.GetBoolOr("single_word", false));
     ASSIGN_OR_RETURN(token.normalized, entry.GetBoolOr("normalized", !token.special));
-    if (token.content.empty()) return Error(root, "\"added_tokens\" has one with empty content");
+    if (token.content.empty())
+      return TokenizerError(root, "\"added_tokens\" has one with empty content");
     // A token the model knows keeps its id; others follow in the order they are listed.
     const auto [known, added] =
         ids.try_emplace(token.content, static_cast<int32_t>(parts.tokens.size()));
     if (id != known->second) {
-      return Error(root, absl::StrFormat("\"added_tokens\" gives \"%s\" the id %d, expected %d",
-                                         token.content, id, known->second));
+      return TokenizerError(root,
+                            absl::StrFormat("\"added_tokens\" gives \"%s\" the id %d, expected %d",
+                                            token.content, id, known->second));
     }
     if (added) parts.tokens.push_back(token.content);
     if (!listed.insert(known->second).second) {
-      return Error(root, absl::StrFormat("\"added_tokens\" lists \"%s\" twice", token.content));
+      return TokenizerError(root,
+                            absl::StrFormat("\"added_tokens\" lists \"%s\" twice", token.content));
     }
     token.id = known->second;
     parts.added.push_back(std::move(token));
@@ -155,94 +159,92 @@ absl::Status ReadAddedTokens(const JsonView& root, TokenizerParts& parts, TokenI
   return absl::OkStatus();
 }
 
-absl::Status ReadNormalizer(const JsonView& root, TokenizerParts& parts) {
-  ASSIGN_OR_RETURN(const auto components, Components(root, "normalizer", "normalizers"));
-  for (const JsonView& component : components) {
-    ASSIGN_OR_RETURN(const std::string type, component.GetString("type"));
-    if (type != "NFC") return Unsupported(root, "normalizer", type);
-    parts.normalization = Normalization::kNfc;
-  }
-  return absl::OkStatus();
-}
-
-// The expression of a Split.
-absl::StatusOr<std::string> ReadSplit(const JsonView& root, const JsonView& split) {
-  const absl::StatusOr<std::string> behavior = split.GetString("behavior");
-  if (!behavior.ok()) return behavior.status();
-  if (*behavior != "Isolated") {
-    return Unsupported(root, "pre_tokenizer", "Split with behavior " + *behavior);
+absl::StatusOr<SplitPattern> ReadSplit(const JsonView& root, const JsonView& split) {
+  SplitPattern result;
+  ASSIGN_OR_RETURN(const std::string behavior, split.GetString("behavior"));
+  if (behavior == "MergedWithPrevious") {
+    result.behavior = SplitBehavior::kMergedWithPrevious;
+  } else if (behavior == "MergedWithNext") {
+    result.behavior = SplitBehavior::kMergedWithNext;
+  } else if (behavior != "Isolated") {
+    return UnsupportedInTokenizer(root, "pre_tokenizer", "Split with behavior " + behavior);
   }
   ASSIGN_OR_RETURN(const bool invert, split.GetBoolOr("invert", false));
-  if (invert) return Unsupported(root, "pre_tokenizer", "Split with invert");
+  if (invert) return UnsupportedInTokenizer(root, "pre_tokenizer", "Split with invert");
   ASSIGN_OR_RETURN(const JsonView pattern, split.GetObject("pattern"));
-  if (!pattern.Has("Regex")) return Unsupported(root, "pre_tokenizer", "Split without a Regex");
-  return pattern.GetString("Regex");
+  if (pattern.Has("Regex")) {
+    ASSIGN_OR_RETURN(result.expression, pattern.GetString("Regex"));
+  } else {
+    ASSIGN_OR_RETURN(const std::string text, LiteralPattern(split, "pre_tokenizer"));
+    result.expression = LiteralExpression(text);
+  }
+  return result;
+}
+
+absl::Status ReadByteLevel(const JsonView& component, TokenizerParts& parts) {
+  parts.byte_level = true;
+  ASSIGN_OR_RETURN(parts.add_prefix_space, component.GetBoolOr("add_prefix_space", true));
+  if (parts.add_prefix_space && !parts.splits.empty()) {
+    return UnsupportedInTokenizer(component, "pre_tokenizer", "add_prefix_space behind a Split");
+  }
+  ASSIGN_OR_RETURN(const bool use_regex, component.GetBoolOr("use_regex", true));
+  if (use_regex) parts.splits.push_back({kGpt2Pattern});
+  return absl::OkStatus();
 }
 
 absl::Status ReadPreTokenizer(const JsonView& root, TokenizerParts& parts) {
-  ASSIGN_OR_RETURN(const auto components, Components(root, "pre_tokenizer", "pretokenizers"));
-  bool byte_level = false;
+  ASSIGN_OR_RETURN(const auto components,
+                   TokenizerComponents(root, "pre_tokenizer", "pretokenizers"));
   for (const JsonView& component : components) {
     ASSIGN_OR_RETURN(const std::string type, component.GetString("type"));
-    if (byte_level) return Unsupported(root, "pre_tokenizer", type + " behind ByteLevel");
+    if (parts.byte_level) {
+      return UnsupportedInTokenizer(root, "pre_tokenizer", type + " behind ByteLevel");
+    }
     if (type == "Split") {
-      ASSIGN_OR_RETURN(std::string pattern, ReadSplit(root, component));
-      parts.patterns.push_back(std::move(pattern));
-      continue;
-    }
-    if (type != "ByteLevel") return Unsupported(root, "pre_tokenizer", type);
-    byte_level = true;
-    ASSIGN_OR_RETURN(parts.add_prefix_space, component.GetBoolOr("add_prefix_space", true));
-    if (parts.add_prefix_space && !parts.patterns.empty()) {
-      return Unsupported(root, "pre_tokenizer", "add_prefix_space behind a Split");
-    }
-    ASSIGN_OR_RETURN(const bool use_regex, component.GetBoolOr("use_regex", true));
-    if (use_regex) parts.patterns.emplace_back(kGpt2Pattern);
-  }
-  if (!byte_level) return Error(root, "\"pre_tokenizer\" has no ByteLevel (only byte-level BPE)");
-  return absl::OkStatus();
-}
-
-absl::Status CheckTemplate(const JsonView& root, const JsonView& processor) {
-  ASSIGN_OR_RETURN(const JsonView single, processor.GetArray("single"));
-  for (const JsonView& piece : single.Elements()) {
-    if (!piece.IsObject() || !piece.Has("Sequence")) {
-      return Unsupported(root, "post_processor", "a TemplateProcessing that adds tokens");
+      ASSIGN_OR_RETURN(SplitPattern split, ReadSplit(root, component));
+      parts.splits.push_back(std::move(split));
+    } else if (type == "Digits") {
+      ASSIGN_OR_RETURN(const bool individual, component.GetBoolOr("individual_digits", false));
+      parts.splits.push_back({individual ? "\\p{N}" : "\\p{N}+"});
+    } else if (type == "Metaspace") {
+      if (&component != &components[0]) {
+        return UnsupportedInTokenizer(root, "pre_tokenizer", "Metaspace behind another");
+      }
+      ASSIGN_OR_RETURN(parts.metaspace, Metaspace::Read(component, "pre_tokenizer"));
+    } else if (type == "ByteLevel") {
+      if (parts.metaspace.has_value()) {
+        return UnsupportedInTokenizer(root, "pre_tokenizer", "ByteLevel behind Metaspace");
+      }
+      RETURN_IF_ERROR(ReadByteLevel(component, parts));
+    } else {
+      return UnsupportedInTokenizer(root, "pre_tokenizer", type);
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckDecoderAndPostProcessor(const JsonView& root) {
-  ASSIGN_OR_RETURN(const auto decoders, Components(root, "decoder", "decoders"));
-  if (decoders.empty()) return Error(root, "\"decoder\" is missing, expected ByteLevel");
-  for (const JsonView& decoder : decoders) {
-    ASSIGN_OR_RETURN(const std::string type, decoder.GetString("type"));
-    if (type != "ByteLevel") return Unsupported(root, "decoder", type);
-  }
-  ASSIGN_OR_RETURN(const auto processors, Components(root, "post_processor", "processors"));
-  for (const JsonView& processor : processors) {
-    ASSIGN_OR_RETURN(const std::string type, processor.GetString("type"));
-    if (type == "TemplateProcessing") {
-      RETURN_IF_ERROR(CheckTemplate(root, processor));
-    } else if (type != "ByteLevel") {
-      return Unsupported(root, "post_processor", type);
-    }
-  }
-  return absl::OkStatus();
+absl::Status ReadDecoder(const JsonView& root, TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(parts.decoder, TokenDecoder::Read(root));
+  if (parts.decoder.byte_level() == parts.byte_level) return absl::OkStatus();
+  return UnsupportedInTokenizer(root, "decoder",
+                                parts.byte_level
+                                    ? "anything but ByteLevel behind the pre_tokenizer ByteLevel"
+                                    : "ByteLevel without the pre_tokenizer ByteLevel");
 }
 
 }  // namespace
 
 absl::StatusOr<TokenizerParts> ReadTokenizerParts(const JsonView& root) {
-  if (!root.IsObject()) return Error(root, "expected an object with \"model\"");
+  if (!root.IsObject()) return TokenizerError(root, "expected an object with \"model\"");
   TokenizerParts parts;
   TokenIds ids;
-  RETURN_IF_ERROR(ReadNormalizer(root, parts));
+  ASSIGN_OR_RETURN(parts.normalizer, Normalizer::Read(root));
   RETURN_IF_ERROR(ReadPreTokenizer(root, parts));
-  RETURN_IF_ERROR(CheckDecoderAndPostProcessor(root));
+  RETURN_IF_ERROR(ReadDecoder(root, parts));
   RETURN_IF_ERROR(ReadModel(root, parts, ids));
   RETURN_IF_ERROR(ReadAddedTokens(root, parts, ids));
+  ASSIGN_OR_RETURN(parts.post_processor,
+                   PostProcessor::Read(root, static_cast<int64_t>(parts.tokens.size())));
   return parts;
 }
 

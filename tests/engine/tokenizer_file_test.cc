@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <random>
 #include <string>
 #include <vector>
@@ -82,36 +83,46 @@ TEST(TokenizerFileTest, Merges) {
   EXPECT_EQ(ModelError(vocab, "null"), "\"merges\" is null");
 }
 
-TEST(TokenizerFileTest, ModelsThatAreNotByteLevelBpe) {
+TEST(TokenizerFileTest, ModelsThatAreNotBpe) {
   File file;
   file.model = R"({"type":"Unigram"})";
-  EXPECT_EQ(file.Error(), "\"model\": Unigram (only byte-level BPE) is not supported");
+  EXPECT_EQ(file.Error(), "\"model\": Unigram (only BPE) is not supported");
   file.model = "[]";
   EXPECT_EQ(file.Error(), "\"model\" is an array of 0, expected an object");
   file.model = "null";
   EXPECT_EQ(file.Error(), "\"model\" is null");
-  for (const std::string option :
-       {"\"byte_fallback\":true", "\"dropout\":0.1", "\"continuing_subword_prefix\":\"##\"",
-        "\"end_of_word_suffix\":\"</w>\""}) {
+  for (const std::string option : {"\"dropout\":0.1", "\"continuing_subword_prefix\":\"##\"",
+                                   "\"end_of_word_suffix\":\"</w>\""}) {
     const std::string name = option.substr(1, option.find(':') - 2);
     EXPECT_EQ(ModelError(R"({"a":0})", "[]", "," + option),
               "\"model\": " + name + " is not supported");
   }
+  EXPECT_EQ(ModelError(R"({"a":0})", "[]", ",\"byte_fallback\":true"),
+            "\"model\": byte_fallback of byte-level BPE is not supported");
 }
 
 TEST(TokenizerFileTest, OtherComponents) {
   File file;
   for (const auto& [pre_tokenizer, message] : std::vector<std::pair<std::string, std::string>>{
-           {"null", "\"pre_tokenizer\" has no ByteLevel (only byte-level BPE)"},
-           {R"({"type":"Metaspace"})", "\"pre_tokenizer\": Metaspace is not supported"},
+           {"null", "\"decoder\": ByteLevel without the pre_tokenizer ByteLevel is not supported"},
+           {R"({"type":"Metaspace"})", "\"replacement\" is missing"},
+           {R"({"type":"BertPreTokenizer"})",
+            "\"pre_tokenizer\": BertPreTokenizer is not supported"},
            {R"({"type":"Sequence","pretokenizers":[3]})",
             "\"pretokenizers\" is 3, expected an array of objects"},
            {R"({"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"Digits"}]})",
             "\"pre_tokenizer\": Digits behind ByteLevel is not supported"},
            {R"({"type":"Split","behavior":"Removed"})",
             "\"pre_tokenizer\": Split with behavior Removed is not supported"},
-           {R"({"type":"Split","behavior":"Isolated","pattern":{"String":"x"}})",
-            "\"pre_tokenizer\": Split without a Regex is not supported"}}) {
+           {R"({"type":"Split","behavior":"Isolated","pattern":{"Other":"x"}})",
+            "\"pre_tokenizer\": Split without a String is not supported"},
+           {R"({"type":"Split","behavior":"Isolated","pattern":{"String":""}})",
+            "\"pre_tokenizer\": Split of an empty String is not supported"},
+           {R"({"type":"Split","behavior":"Isolated","invert":true,"pattern":{"String":"x"}})",
+            "\"pre_tokenizer\": Split with invert is not supported"},
+           {R"({"type":"Sequence","pretokenizers":[{"type":"Metaspace","replacement":"_"},)"
+            R"({"type":"ByteLevel"}]})",
+            "\"pre_tokenizer\": ByteLevel behind Metaspace is not supported"}}) {
     file.pre_tokenizer = pre_tokenizer;
     EXPECT_EQ(file.Error(), message);
   }
@@ -125,16 +136,101 @@ TEST(TokenizerFileTest, OtherComponents) {
   file.rest = R"("normalizer":{"type":"NFKC"},"decoder":{"type":"ByteLevel"})";
   EXPECT_EQ(file.Error(), "\"normalizer\": NFKC is not supported");
   file.rest = R"("decoder":null)";
-  EXPECT_EQ(file.Error(), "\"decoder\" is missing, expected ByteLevel");
+  EXPECT_EQ(file.Error(), "\"decoder\" is missing, expected ByteLevel, Metaspace or a Sequence");
   file.rest = R"("decoder":{"type":"WordPiece"})";
   EXPECT_EQ(file.Error(), "\"decoder\": WordPiece is not supported");
-  file.rest = R"("decoder":{"type":"ByteLevel"},"post_processor":{"type":"TemplateProcessing",)"
-              R"("single":[{"SpecialToken":{"id":"a"}},{"Sequence":{"id":"A"}}]})";
+  file.rest = R"("decoder":{"type":"Fuse"})";
   EXPECT_EQ(file.Error(),
-            "\"post_processor\": a TemplateProcessing that adds tokens is not supported");
-  file.rest = R"("decoder":{"type":"ByteLevel"},"post_processor":{"type":"TemplateProcessing",)"
-              R"("single":[{"Sequence":{"id":"A"}}]})";
-  EXPECT_EQ(file.Error(), "ok");
+            "\"decoder\": anything but ByteLevel behind the pre_tokenizer ByteLevel is "
+            "not supported");
+}
+
+TEST(TokenizerFileTest, PostProcessors) {
+  const auto error = [](const std::string& post_processor) {
+    File file;
+    file.rest = R"("decoder":{"type":"ByteLevel"},"post_processor":)" + post_processor;
+    return file.Error();
+  };
+  const auto add_a = [&](const std::string& ids) {
+    return error(R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"a"}},)"
+                 R"({"Sequence":{"id":"A"}}],"special_tokens":{"a":{"ids":)" +
+                 ids + "}}}");
+  };
+  EXPECT_EQ(add_a("[0,2]"), "ok");
+  EXPECT_EQ(add_a("[3]"),
+            "\"post_processor\" adds \"a\" with the id 3, which is not in the vocabulary, [0, 3)");
+  EXPECT_EQ(add_a("[-1]"),
+            "\"post_processor\" adds \"a\" with the id -1, which is not in the vocabulary, [0, 3)");
+  EXPECT_EQ(error(R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"b"}},)"
+                  R"({"Sequence":{"id":"A"}}],"special_tokens":{"a":{"ids":[0]}}})"),
+            "\"b\" is missing");
+  for (const auto& [single, times] :
+       {std::make_pair("[]", "0"), {R"([{"Sequence":{"id":"A"}},{"Sequence":{"id":"A"}}])", "2"}}) {
+    EXPECT_EQ(error(std::string(R"({"type":"TemplateProcessing","single":)") + single + "}"),
+              std::string("\"post_processor\": a TemplateProcessing that has the text ") + times +
+                  " times is not supported");
+  }
+  EXPECT_EQ(error(R"({"type":"TemplateProcessing","single":["$A"]})"),
+            R"("single" is the string "$A", expected an array of {"SpecialToken": ..} and )"
+            R"({"Sequence": ..})");
+  EXPECT_EQ(error(R"({"type":"TemplateProcessing","single":[{"Sequence":{"id":"A"}}]})"), "ok");
+  EXPECT_EQ(error(R"({"type":"ByteLevel"})"), "ok");
+  EXPECT_EQ(error(R"({"type":"BertProcessing"})"),
+            "\"post_processor\": BertProcessing is not supported");
+}
+
+// BPE over characters, which a file without the pre_tokenizer ByteLevel has.
+TEST(TokenizerFileTest, CharacterComponents) {
+  const auto error = [](const std::string& key, const std::string& component) {
+    File file;
+    file.pre_tokenizer = key == "pre_tokenizer" ? component : "null";
+    file.rest = "\"decoder\":" + (key == "decoder" ? component : R"({"type":"Fuse"})");
+    if (key == "normalizer") file.rest += ",\"normalizer\":" + component;
+    return file.Error();
+  };
+  EXPECT_EQ(error("decoder", R"({"type":"Fuse"})"), "ok");
+  const std::string space = R"("pattern":{"String":" "},"content":"_")";
+  for (
+      const auto& [key, component, message] : std::vector<std::array<std::string, 3>>{
+          {"normalizer", R"({"type":"Prepend"})", "\"prepend\" is missing"},
+          {"normalizer", R"({"type":"Replace","pattern":{"Regex":" "},"content":""})",
+           "\"normalizer\": Replace without a String is not supported"},
+          {"normalizer", R"({"type":"Replace","pattern":{"String":" "}})",
+           "\"content\" is missing"},
+          {"pre_tokenizer", R"({"type":"Metaspace","replacement":"ab"})",
+           "\"replacement\" is the string \"ab\", expected one character"},
+          {"pre_tokenizer", R"({"type":"Metaspace","replacement":"_","prepend_scheme":"last"})",
+           "\"pre_tokenizer\": Metaspace with prepend_scheme last is not supported"},
+          {"pre_tokenizer", R"({"type":"Metaspace","replacement":"_","add_prefix_space":false})",
+           "Metaspace has \"add_prefix_space\" false, expected \"prepend_scheme\" to be \"never\" "
+           "then"},
+          {"decoder", R"({"type":"Strip","content":" ","start":1})",
+           "\"decoder\": Strip without Fuse before it is not supported"},
+          {"decoder",
+           R"({"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Strip","content":" ","stop":1}]})",
+           "\"decoder\": Strip at the end is not supported"},
+          {"decoder",
+           R"({"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Metaspace","replacement":"_"}]})",
+           "\"decoder\": Metaspace behind Fuse is not supported"},
+          {"decoder",
+           R"({"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Strip","content":" "},)"
+           R"({"type":"Fuse"}]})",
+           "\"decoder\": Fuse behind Strip is not supported"},
+          {"decoder",
+           R"({"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Replace",)"
+           R"("pattern":{"String":"ab"},"content":""}]})",
+           "\"decoder\": Replace of several characters behind Fuse is not supported"},
+          {"decoder",
+           R"({"type":"Sequence","decoders":[{"type":"Replace",)" + space +
+               R"(},{"type":"Metaspace","replacement":"_"}]})",
+           "\"decoder\": Metaspace behind Replace is not supported"}}) {
+    EXPECT_EQ(error(key, component), message);
+  }
+  File file;
+  file.pre_tokenizer = "null";
+  file.rest = R"("decoder":{"type":"Fuse"})";
+  file.model = R"({"type":"BPE","vocab":{"a":0},"merges":[],"unk_token":"<unk>"})";
+  EXPECT_EQ(file.Error(), "\"unk_token\" is \"<unk>\", which is not in \"vocab\"");
 }
 
 TEST(TokenizerFileTest, AddedTokens) {
@@ -164,14 +260,16 @@ TEST(TokenizerFileTest, RootMustBeAnObject) {
 
 // Whatever is still valid JSON after edits gives a tokenizer or a status, and no tokenizer crashes.
 TEST(TokenizerFileTest, MutatedFilesNeverCrash) {
-  const std::string seed =
-      ReadFile(std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/tokenizer/tiny_split.json");
+  const std::string folder = std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/tokenizer/";
+  const std::string seeds[] = {ReadFile(folder + "tiny_split.json"),
+                               ReadFile(folder + "spm_first.json"),
+                               ReadFile(folder + "spm_next.json")};
   const std::vector<std::string> inserts = {"null", "0", "-1", "{}", "[]", "\"\"", "true",
                                             "1e9",  "3", "a",  ",",  "}",  "\\"};
   std::mt19937 random(5);
   int valid_json = 0;
   for (int round = 0; round < 1500; ++round) {
-    std::string text = seed;
+    std::string text = seeds[round % 3];
     for (uint32_t edit = random() % 3; edit < 3; ++edit) {
       const size_t at = random() % text.size();
       const std::string& insert = inserts[random() % inserts.size()];
@@ -191,7 +289,9 @@ TEST(TokenizerFileTest, MutatedFilesNeverCrash) {
     if (!json.ok()) continue;
     ++valid_json;
     const auto tokenizer = Tokenizer::FromJson(*json);
-    if (tokenizer.ok()) (void)(*tokenizer)->Encode("The [lr] cafe\u0301 123\n");
+    if (!tokenizer.ok()) continue;
+    const auto ids = (*tokenizer)->Encode("The [lr] cafe\u0301 123\n");
+    if (ids.ok()) (void)(*tokenizer)->Decode(*ids, false);
   }
   EXPECT_GT(valid_json, 50);
 }

@@ -47,6 +47,14 @@ class IdHash {
   int64_t num_ids_ = 0;
 };
 
+std::vector<int32_t> ReadIds(const JsonView& golden) {
+  std::vector<int32_t> ids;
+  for (const JsonView& id : golden.GetArray("ids")->Elements()) {
+    ids.push_back(static_cast<int32_t>(id.AsInt("ids").value()));
+  }
+  return ids;
+}
+
 std::string Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, bool skip_special) {
   Detokenizer detokenizer(tokenizer, skip_special);
   std::string text;
@@ -54,22 +62,23 @@ std::string Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, 
   return text + detokenizer.Flush();
 }
 
+void CheckDecode(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
+                 const std::string& decoded, const std::string& skipped) {
+  EXPECT_EQ(tokenizer.Decode(ids, false), decoded);
+  EXPECT_EQ(tokenizer.Decode(ids, true), skipped);
+  EXPECT_EQ(Stream(tokenizer, ids, false), decoded);
+  EXPECT_EQ(Stream(tokenizer, ids, true), skipped);
+}
+
 void CheckCase(const Tokenizer& tokenizer, const JsonView& golden) {
   const std::string text = golden.GetString("text").value();
   SCOPED_TRACE(::testing::PrintToString(text));
-  std::vector<int32_t> expected;
-  for (const JsonView& id : golden.GetArray("ids")->Elements()) {
-    expected.push_back(static_cast<int32_t>(id.AsInt("ids").value()));
-  }
+  const std::vector<int32_t> expected = ReadIds(golden);
   const auto ids = tokenizer.Encode(text);
   ASSERT_TRUE(ids.ok()) << ids.status();
   EXPECT_EQ(*ids, expected);
-  const std::string decoded = golden.GetStringOr("decoded", text).value();
-  const std::string skipped = golden.GetStringOr("decoded_skipping_special", text).value();
-  EXPECT_EQ(tokenizer.Decode(expected, false), decoded);
-  EXPECT_EQ(tokenizer.Decode(expected, true), skipped);
-  EXPECT_EQ(Stream(tokenizer, expected, false), decoded);
-  EXPECT_EQ(Stream(tokenizer, expected, true), skipped);
+  CheckDecode(tokenizer, expected, golden.GetStringOr("decoded", text).value(),
+              golden.GetStringOr("decoded_skipping_special", text).value());
 }
 
 void CheckCasesAndRuns(const Tokenizer& tokenizer, const std::string& name) {
@@ -88,15 +97,44 @@ void CheckCasesAndRuns(const Tokenizer& tokenizer, const std::string& name) {
   }
 }
 
-TEST(TokenizerGoldenTest, Tiny) { CheckCasesAndRuns(*Load(kFolder + "tiny.json"), "tiny"); }
+void CheckAll(const std::string& name) { CheckCasesAndRuns(*Load(kFolder + name + ".json"), name); }
 
-TEST(TokenizerGoldenTest, TinyWithSplitAndIgnoreMerges) {
-  CheckCasesAndRuns(*Load(kFolder + "tiny_split.json"), "tiny_split");
+// What a model may write and no text encodes to.
+void CheckDecodes(const std::string& name) {
+  const auto tokenizer = Load(kFolder + name + ".json");
+  const Json json = Json::ReadFile(kFolder + "cases.json", kMaxGoldenBytes).value();
+  const JsonView golden = json.root().GetObject(name).value();
+  const std::vector<JsonView> decodes = golden.GetArray("decodes")->Elements();
+  EXPECT_GE(decodes.size(), 50u);
+  for (const JsonView& one : decodes) {
+    const std::vector<int32_t> ids = ReadIds(one);
+    SCOPED_TRACE(::testing::PrintToString(ids));
+    CheckDecode(*tokenizer, ids, one.GetString("decoded").value(),
+                one.GetString("decoded_skipping_special").value());
+  }
 }
 
-TEST(TokenizerGoldenTest, TinyWithPrefixSpace) {
-  CheckCasesAndRuns(*Load(kFolder + "tiny_prefix.json"), "tiny_prefix");
-}
+TEST(TokenizerGoldenTest, Tiny) { CheckAll("tiny"); }
+
+TEST(TokenizerGoldenTest, TinyWithSplitAndIgnoreMergesAndTemplate) { CheckAll("tiny_split"); }
+
+TEST(TokenizerGoldenTest, TinyWithPrefixSpace) { CheckAll("tiny_prefix"); }
+
+TEST(TokenizerGoldenTest, TinyAsQwenHasIt) { CheckAll("tiny_qwen"); }
+
+TEST(TokenizerGoldenTest, TinyWithDigits) { CheckAll("tiny_digits"); }
+
+// BPE over characters, in every form that SentencePiece's models are published in.
+class SpmGoldenTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(SpmGoldenTest, CasesAndRuns) { CheckAll(GetParam()); }
+
+TEST_P(SpmGoldenTest, Decodes) { CheckDecodes(GetParam()); }
+
+INSTANTIATE_TEST_SUITE_P(Forms, SpmGoldenTest,
+                         ::testing::Values("spm_llama", "spm_few_bytes", "spm_first", "spm_always",
+                                           "spm_never", "spm_gemma", "spm_next"),
+                         [](const auto& param) { return std::string(param.param); });
 
 // With the tokenizer and the corpora of the shared data.
 class GptNeoxGoldenTest : public ::testing::Test {

@@ -13,7 +13,8 @@
 namespace polystrate {
 namespace {
 
-const std::string kTiny = std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/tokenizer/tiny.json";
+const std::string kFolder = std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/tokenizer/";
+const std::string kTiny = kFolder + "tiny.json";
 
 std::unique_ptr<Tokenizer> Load(const std::string& path) {
   return Tokenizer::ReadFile(path).value();
@@ -81,6 +82,37 @@ TEST(TokenizerTest, RefusesBytesThatTheVocabularyLacks) {
             "the tokenizer's vocabulary lacks the byte 0x20, which the text needs");
 }
 
+TEST(TokenizerTest, SpecialTokensAroundATextOnRequest) {
+  const auto tokenizer = Load(kFolder + "spm_first.json");  // <s> before, </s> behind
+  const std::vector<int32_t> bare = *tokenizer->Encode("the fox", AddSpecialTokens::kNo);
+  ASSERT_FALSE(bare.empty());
+  EXPECT_EQ(tokenizer->IdToToken(bare[0]), "\u2581the");
+  std::vector<int32_t> whole = {*tokenizer->TokenToId("<s>")};
+  whole.insert(whole.end(), bare.begin(), bare.end());
+  whole.push_back(*tokenizer->TokenToId("</s>"));
+  EXPECT_EQ(*tokenizer->Encode("the fox", AddSpecialTokens::kYes), whole);
+  EXPECT_EQ(*tokenizer->Encode("the fox"), whole);
+  EXPECT_EQ(tokenizer->Decode(whole, true), "the fox");
+  EXPECT_EQ(tokenizer->Encode("")->size(), 2u);
+  EXPECT_TRUE(tokenizer->Encode("", AddSpecialTokens::kNo)->empty());
+}
+
+TEST(TokenizerTest, RefusesCharactersThatNothingStandsFor) {
+  const auto tokenizer =
+      Tokenizer::FromJson(
+          Json::Parse(
+              R"({"model":{"type":"BPE","vocab":{"a":0,"\u2581":1,"\u00e9":2},"merges":[]},)"
+              R"("pre_tokenizer":{"type":"Metaspace","replacement":"\u2581"},)"
+              R"("decoder":{"type":"Metaspace","replacement":"\u2581"}})",
+              "abc.json")
+              .value())
+          .value();
+  EXPECT_EQ(*tokenizer->Encode("a \u00e9"), (std::vector<int32_t>{1, 0, 1, 2}));
+  EXPECT_EQ(tokenizer->Encode("a\u00ea").status().message(),
+            "the tokenizer's vocabulary lacks the character U+00EA, which the text needs, and a "
+            "token for what is unknown");
+}
+
 TEST(TokenizerTest, ExpressionsMayMatchNothing) {
   const auto tokenizer =
       Abc(R"({"type":"Sequence","pretokenizers":[{"type":"Split","behavior":"Isolated",)"
@@ -99,19 +131,31 @@ TEST(TokenizerTest, EndlessBacktrackingIsAnErrorNotAHang) {
   EXPECT_TRUE(tokenizer->Encode("aab").ok());
 }
 
-// Quadratic algorithms would take minutes here.
-TEST(TokenizerTest, LongRunsTakeLinearTime) {
-  const auto tokenizer = Load(kTiny);
+// Quadratic algorithms would take minutes here. Of the SentencePiece kind, whose texts are one word
+// each, spm_gemma has tokens over several words.
+class LongTextTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(LongTextTest, TakesBoundedTime) {
+  const auto tokenizer = Load(kFolder + GetParam());
   const auto start = std::chrono::steady_clock::now();
-  for (const std::string unit : {"a", " ", "the", "\u0301", "[r] ", " [lr] ", "\n", "1", "!"}) {
+  for (const std::string unit : {"a", " ", "the", "\u0301", "[r] ", " [lr] ", "\n", "1", "!",
+                                 "the lazy dog, \u65e5\u672c "}) {
     std::string text;
     while (text.size() < 300'000) text += unit;
+    if (unit == "a") text.resize(1'000'000, 'a');
     const auto ids = tokenizer->Encode(text);
     ASSERT_TRUE(ids.ok()) << ids.status();
     EXPECT_FALSE(ids->empty());
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
+
+INSTANTIATE_TEST_SUITE_P(Kinds, LongTextTest,
+                         ::testing::Values("tiny.json", "spm_llama.json", "spm_gemma.json"),
+                         [](const auto& param) {
+                           const std::string file = param.param;
+                           return file.substr(0, file.find('.'));
+                         });
 
 TEST(TokenizerTest, ThreadsShareOne) {
   const auto tokenizer = Load(kTiny);

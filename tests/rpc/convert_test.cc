@@ -5,6 +5,8 @@
 #include <functional>
 #include <string>
 
+#include "engine/tokenizer.h"
+
 namespace polystrate {
 namespace {
 
@@ -30,6 +32,17 @@ TEST(ConvertTest, AbsentFieldsAreTheDocumentedDefaults) {
   EXPECT_FALSE(call->request.ignore_eos);
   EXPECT_FALSE(call->request.prompt_logprobs);
   EXPECT_FALSE(call->output_logprobs);
+}
+
+TEST(ConvertTest, TextGetsSpecialTokensAndTokenIdsDoNot) {
+  const auto tokenizer =
+      Tokenizer::ReadFile(POLYSTRATE_SOURCE_DIR "/tests/golden/tokenizer/spm_llama.json").value();
+  pb::GenerateRequest wire;
+  wire.set_prompt("the");
+  const std::vector<int32_t> expected = {*tokenizer->TokenToId("<s>"),
+                                         *tokenizer->TokenToId("\u2581the")};
+  EXPECT_EQ(FromWire(wire, "tiny", tokenizer.get())->request.prompt, expected);
+  EXPECT_EQ(FromWire(Minimal(), "tiny", tokenizer.get())->request.prompt, std::vector<int32_t>{5});
 }
 
 TEST(ConvertTest, EveryFieldArrives) {
