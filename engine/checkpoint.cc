@@ -92,6 +92,7 @@ absl::Status Checkpoint::OpenSingle(const std::string& path) {
 }
 
 absl::Status Checkpoint::OpenSharded(const std::string& model_dir, const std::string& index_path) {
+  sharded_ = true;
   listing_ = index_path;
   ASSIGN_OR_RETURN(const Json json, Json::ReadFile(index_path, kMaxIndexBytes));
   if (!json.root().IsObject()) {

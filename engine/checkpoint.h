@@ -33,12 +33,15 @@ class Checkpoint {
   const Entry* Find(const std::string& name) const;
   // NOT_FOUND naming the tensor and the file (or index) that should list it.
   absl::StatusOr<Entry> Get(const std::string& name) const;
+  const std::map<std::string, Entry>& entries() const { return entries_; }  // by name
+  bool sharded() const { return sharded_; }  // it was opened through an index
   int64_t num_tensors() const { return static_cast<int64_t>(entries_.size()); }
 
  private:
   absl::Status OpenSingle(const std::string& path);
   absl::Status OpenSharded(const std::string& model_dir, const std::string& index_path);
 
+  bool sharded_ = false;
   std::string listing_;  // the file that lists all tensors, for messages
   std::vector<std::unique_ptr<const SafetensorsFile>> files_;  // entries_ points to them
   std::map<std::string, Entry> entries_;

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "engine/float16.h"
 #include "kernels/core/check.h"
 #include "kernels/core/dtype.h"
 #include "kernels/core/status.h"
@@ -15,23 +16,13 @@ namespace {
 // Large enough that system calls cost nothing beside the copy, small enough to stay in cache.
 constexpr int64_t kStagingBytes = 1 << 20;
 
-// IEEE 754 binary16 to binary32, exact: the exponent is moved into place as a number too small by
-// 2^112, which also turns subnormals into normals; infinity and NaN keep their payload.
-float HalfToFloat(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t magnitude = half & 0x7fffu;
-  const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 13) * 0x1p112f);
-  const uint32_t special = 0x7f800000u | magnitude << 13;
-  return std::bit_cast<float>(sign | (magnitude >= 0x7c00u ? special : finite));
-}
-
 struct FromF32 {
   using Storage = uint32_t;
   static float Decode(uint32_t bits) { return std::bit_cast<float>(bits); }
 };
 struct FromF16 {
   using Storage = uint16_t;
-  static float Decode(uint16_t bits) { return HalfToFloat(bits); }
+  static float Decode(uint16_t bits) { return Float16{bits}.ToFloat(); }
 };
 struct FromBF16 {
   using Storage = uint16_t;

@@ -24,11 +24,17 @@ void TransferPlan::Read(std::string name, std::vector<int64_t> stored_shape, con
   transfers_.push_back({std::move(name), std::move(stored_shape), block, &dst, dst_row});
 }
 
-absl::StatusOr<Buffer> TransferPlan::Execute(const Checkpoint& checkpoint, Device device,
-                                             const std::function<void(double)>& progress) const {
-  TensorReader reader(checkpoint);
+absl::Status TransferPlan::Check(const Checkpoint& checkpoint) const {
+  const TensorReader reader(checkpoint);
   for (const Transfer& transfer : transfers_)
     RETURN_IF_ERROR(reader.Check(transfer.name, transfer.stored_shape));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Buffer> TransferPlan::Execute(const Checkpoint& checkpoint, Device device,
+                                             const std::function<void(double)>& progress) const {
+  RETURN_IF_ERROR(Check(checkpoint));
+  TensorReader reader(checkpoint);
   return Fill(device, progress, [&reader](const Transfer& transfer, const Tensor& dst) {
     return reader.Read(transfer.name, transfer.block, dst);
   });

@@ -26,8 +26,12 @@ class TransferPlan {
   void Read(std::string name, std::vector<int64_t> stored_shape, const Block& block,
             const Tensor& dst, int64_t dst_row = 0);
 
+  // That every tensor to be read is there as it should be. Errors as LoadStageWeights gives them
+  // (engine/weights.h).
+  absl::Status Check(const Checkpoint& checkpoint) const;
+
   // Checks every tensor to be read, takes the memory and reads. The buffer owns what was placed.
-  // Errors as LoadStageWeights gives them (engine/weights.h), whose `progress` this is.
+  // Errors as LoadStageWeights gives them, whose `progress` this is.
   absl::StatusOr<Buffer> Execute(const Checkpoint& checkpoint, Device device,
                                  const std::function<void(double)>& progress) const;
   // The same without a checkpoint, from engine/dummy_weights.h.

@@ -22,6 +22,7 @@ class StageLoader {
   StageLoader(const Checkpoint* checkpoint, const ModelConfig& config, const Topology& topology,
               const Stage& stage, DType dtype);
 
+  absl::Status Check();
   absl::StatusOr<StageWeights> Load(Device device, const std::function<void(double)>& progress);
 
  private:
@@ -65,6 +66,11 @@ StageLoader::StageLoader(const Checkpoint* checkpoint, const ModelConfig& config
   weights_.intermediate = Split(config.intermediate_size, tp_size, tp_rank, kIntermediateAlignment);
   // The plan points into the layers.
   weights_.layers.resize(static_cast<size_t>(stage.end_layer - stage.first_layer));
+}
+
+absl::Status StageLoader::Check() {
+  RETURN_IF_ERROR(Plan());
+  return plan_.Check(*checkpoint_);
 }
 
 absl::StatusOr<StageWeights> StageLoader::Load(Device device,
@@ -275,6 +281,16 @@ absl::StatusOr<StageWeights> DummyStageWeights(const ModelConfig& config, const 
                                                const std::function<void(double)>& progress) {
   RETURN_IF_ERROR(CheckCanHold(config, topology, stage, dtype, device));
   return StageLoader(nullptr, config, topology, stage, dtype).Load(device, progress);
+}
+
+absl::Status CheckWeights(const std::string& model_dir, const ModelConfig& config) {
+  CHECK(config.architecture != nullptr);
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model_dir));
+  RETURN_IF_ERROR(CheckHasHead(checkpoint, model_dir, config.architecture->tensors.embedding));
+  const Topology alone({1, 1}, 0);
+  Stage stage;
+  stage.end_layer = config.num_layers;
+  return StageLoader(&checkpoint, config, alone, stage, DType::kFloat32).Check();
 }
 
 }  // namespace polystrate

@@ -82,4 +82,8 @@ absl::StatusOr<StageWeights> DummyStageWeights(const ModelConfig& config, const 
                                                const Stage& stage, DType dtype, Device device,
                                                const std::function<void(double)>& progress = {});
 
+// What LoadStageWeights would find wrong with the weights of the whole model, from the files'
+// headers alone.
+absl::Status CheckWeights(const std::string& model_dir, const ModelConfig& config);
+
 }  // namespace polystrate

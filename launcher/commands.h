@@ -17,5 +17,6 @@ absl::Status ServeCommand(const Arguments& arguments);
 absl::Status ClientCommand(const Arguments& arguments);
 absl::Status PlanCommand(const Arguments& arguments);
 absl::Status BenchCommand(const Arguments& arguments);
+absl::Status ConvertCommand(const Arguments& arguments);
 
 }  // namespace polystrate

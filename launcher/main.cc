@@ -30,6 +30,8 @@ constexpr Command kCommands[] = {
     {"client", "a prompt to a running engine, the text as it streams", false, ClientCommand},
     {"plan", "how a model is cut and what fits, from config.json alone", false, PlanCommand},
     {"bench", "the papers' measurements, with random weights", true, BenchCommand},
+    {"convert", "a model with fewer KV heads or layers from one that shares none", false,
+     ConvertCommand},
 };
 
 void PrintUsage(std::FILE* out) {
