@@ -89,8 +89,10 @@ TEST(WantedRows, OfRandomPlans) {
     StepPlan plan = MakePlan(lengths);
     std::vector<bool> asked(plan.token_ids.size());
     for (int32_t row = 0; row < plan.num_tokens(); ++row) {
-      if (random() % 6 == 0) AddSample(row, &plan), asked[row] = true;
-      if (random() % 6 == 0) AddScore(row, &plan), asked[row] = true;
+      const bool sampled = random() % 6 == 0, scored = random() % 6 == 0;
+      if (sampled) AddSample(row, &plan);
+      if (scored) AddScore(row, &plan);
+      asked[row] = sampled || scored;
     }
     wanted.Find(plan);
     size_t found = 0;
