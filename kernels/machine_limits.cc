@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 #include <vector>
 
 #include "kernels/ops.h"
 
 namespace polystrate {
 namespace {
+
+constexpr int64_t kSweepChunk = 1 << 15;  // words that a thread takes at a time
 
 // Sum of `count` words, with as many loads under way as the core can have.
 __attribute__((target("avx2"))) uint64_t SumWords(const uint64_t* data, int64_t count) {
@@ -29,6 +32,13 @@ double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+Timing Summarize(std::vector<double> seconds) {
+  CHECK(!seconds.empty());
+  std::sort(seconds.begin(), seconds.end());
+  const size_t n = seconds.size();
+  return {seconds[n / 2], seconds[n / 10], seconds[n - 1 - n / 10]};
+}
+
 Timing Time(int repetitions, const std::function<void()>& work) {
   work();
   std::vector<double> seconds;
@@ -37,9 +47,7 @@ Timing Time(int repetitions, const std::function<void()>& work) {
     work();
     seconds.push_back(Now() - start);
   }
-  std::sort(seconds.begin(), seconds.end());
-  return {seconds[repetitions / 2], seconds[repetitions / 10],
-          seconds[repetitions - 1 - repetitions / 10]};
+  return Summarize(std::move(seconds));
 }
 
 OwnedTensor::OwnedTensor(DType dtype, std::initializer_list<int64_t> dims) {
@@ -57,23 +65,28 @@ OwnedTensor::OwnedTensor(DType dtype, std::initializer_list<int64_t> dims) {
   }
 }
 
-double MeasureReadBandwidth(int num_threads) {
-  constexpr int64_t kCount = int64_t{1} << 27, kChunk = 1 << 15;
-  auto buffer = Buffer::Allocate(Device{}, kCount * 8);
+MemorySweep::MemorySweep(int num_threads, int64_t num_bytes) : num_threads_(num_threads) {
+  CHECK_EQ(num_bytes % (kSweepChunk * 8), 0);
+  auto buffer = Buffer::Allocate(Device{}, num_bytes);
   CHECK(buffer.ok());
-  auto* data = static_cast<uint64_t*>(buffer->data());
-  std::fill_n(data, kCount, uint64_t{3});
-  uint64_t total = 0;
-  const Timing timing = Time(19, [&] {
-    uint64_t sum = 0;
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 1) reduction(+ : sum)
-    for (int64_t chunk = 0; chunk < kCount / kChunk; ++chunk) {
-      sum += SumWords(data + chunk * kChunk, kChunk);
-    }
-    total += sum;
-  });
-  CHECK_EQ(total, 20 * 3 * static_cast<uint64_t>(kCount));  // keeps the sums
-  return static_cast<double>(kCount) * 8.0 / timing.fastest;
+  buffer_ = *std::move(buffer);
+  std::fill_n(static_cast<uint64_t*>(buffer_.data()), num_bytes / 8, uint64_t{3});
+}
+
+void MemorySweep::Read() const {
+  const int64_t count = buffer_.num_bytes() / 8;
+  const auto* data = static_cast<const uint64_t*>(buffer_.data());
+  uint64_t sum = 0;
+#pragma omp parallel for num_threads(num_threads_) schedule(dynamic, 1) reduction(+ : sum)
+  for (int64_t chunk = 0; chunk < count / kSweepChunk; ++chunk) {
+    sum += SumWords(data + chunk * kSweepChunk, kSweepChunk);
+  }
+  CHECK_EQ(sum, 3 * static_cast<uint64_t>(count));  // keeps the sums
+}
+
+double MeasureReadBandwidth(int num_threads, int64_t num_bytes) {
+  const MemorySweep sweep(num_threads, num_bytes);
+  return static_cast<double>(num_bytes) / Time(19, [&] { sweep.Read(); }).fastest;
 }
 
 double MeasureMatrixRate(const Stream& stream, DType dtype) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <vector>
 
 #include "kernels/core/device.h"
 #include "kernels/core/tensor.h"
@@ -19,6 +20,9 @@ struct Timing {
   double median, fastest, slowest;  // seconds; the last two are the 10th and 90th percentile
 };
 
+// Of at least one measurement, in any order.
+Timing Summarize(std::vector<double> seconds);
+
 // Runs `work` once unmeasured, then `repetitions` times.
 Timing Time(int repetitions, const std::function<void()>& work);
 
@@ -33,8 +37,23 @@ class OwnedTensor {
   Tensor tensor_;
 };
 
-// Bytes per second of summing 1 GiB with all threads, at best.
-double MeasureReadBandwidth(int num_threads);
+// More than caches hold.
+inline constexpr int64_t kSweepBytes = int64_t{1} << 30;
+
+// Memory to read through: that measures its speed, and leaves nothing else in the caches.
+class MemorySweep {
+ public:
+  // `num_bytes` is a multiple of 256 KiB.
+  MemorySweep(int num_threads, int64_t num_bytes);
+  void Read() const;
+
+ private:
+  int num_threads_;
+  Buffer buffer_;
+};
+
+// Bytes per second of a MemorySweep with all threads, at best.
+double MeasureReadBandwidth(int num_threads, int64_t num_bytes = kSweepBytes);
 
 // Operations per second of the best the matrix product reaches on a square that stays in the cache.
 double MeasureMatrixRate(const Stream& stream, DType dtype);

@@ -18,6 +18,8 @@ struct Kind {
 
 constexpr Kind kKinds[] = {
     {"capacity", "KV bytes and sequences that fit, for the MLKV paper's models", BenchCapacity},
+    {"sharing", "decode speed of the MLKV paper's models, alone and under one KV pool",
+     BenchSharing},
 };
 
 std::string Usage() {

@@ -14,6 +14,7 @@
 namespace polystrate {
 
 absl::Status BenchCapacity(const Arguments& arguments);
+absl::Status BenchSharing(const Arguments& arguments);
 
 // Where results go beside the table on standard output.
 struct ReportFlags {

@@ -4,19 +4,28 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 
 namespace polystrate {
+namespace {
 
-// Not /proc/self/statm: its counts lag behind by what each thread has not added yet.
-absl::StatusOr<int64_t> ResidentBytes() {
-  std::ifstream file("/proc/self/smaps_rollup");
+// `key` of a file of "Key:   12345 kB" lines, in bytes.
+absl::StatusOr<int64_t> ReadKilobytes(const std::string& path, const std::string& key) {
+  std::ifstream file(path);
   std::string word;
   int64_t kib = 0;
   while (file >> word) {
-    if (word == "Rss:" && file >> kib) return kib * 1024;
+    if (word == key + ":" && file >> kib) return kib * 1024;
   }
   return absl::UnimplementedError(
-      "/proc/self/smaps_rollup has no Rss; resident memory cannot be measured here");
+      absl::StrCat(path, " has no ", key, "; memory cannot be measured here"));
 }
+
+}  // namespace
+
+// Not /proc/self/statm: its counts lag behind by what each thread has not added yet.
+absl::StatusOr<int64_t> ResidentBytes() { return ReadKilobytes("/proc/self/smaps_rollup", "Rss"); }
+
+absl::StatusOr<int64_t> AvailableBytes() { return ReadKilobytes("/proc/meminfo", "MemAvailable"); }
 
 }  // namespace polystrate

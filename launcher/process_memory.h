@@ -11,4 +11,8 @@ namespace polystrate {
 // where the system does not say.
 absl::StatusOr<int64_t> ResidentBytes();
 
+// Bytes that could be taken now without swapping (MemAvailable of /proc/meminfo). UNIMPLEMENTED, as
+// above.
+absl::StatusOr<int64_t> AvailableBytes();
+
 }  // namespace polystrate

@@ -70,14 +70,61 @@ TEST_F(BenchTest, CapacityReportsTheAllocatorsBytes) {
   EXPECT_GT(*variants[1].GetInt("resident_bytes"), 0);
 }
 
+// What does not depend on the machine: bytes and operations, the batches, the predicted order.
+TEST_F(BenchTest, SharingCountsBytesAndOperations) {
+  Run({"sharing", "--quick", "--threads", "1", "--variants", "MHA-144,MLKV-48,MLKV-1"});
+  EXPECT_TRUE(absl::StrContains(result_.out, "At equal batch")) << result_.out;
+  const JsonView root = json_->root();
+  EXPECT_EQ(*root.GetString("bench"), "sharing");
+  EXPECT_GT(*root.GetDouble("read_gb_per_s"), 0);
+  struct Expected {
+    const char* name;
+    int64_t kept, read, written, projections, sequences;
+  };
+  // Written and projected falls by owners and heads; read, by heads alone.
+  const Expected expected[] = {{"MHA-144", 36864, 36864, 36864, 12 * 2 * 2 * 768 * 768, 1},
+                               {"MLKV-48", 12288, 36864, 12288, 4 * 2 * 2 * 768 * 768, 3},
+                               {"MLKV-1", 256, 3072, 256, 1 * 2 * 2 * 64 * 768, 144}};
+  const auto variants = root.GetArray("variants")->Elements();
+  ASSERT_EQ(variants.size(), std::size(expected));
+  for (size_t i = 0; i < variants.size(); ++i) {
+    const JsonView& variant = variants[i];
+    SCOPED_TRACE(expected[i].name);
+    EXPECT_EQ(*variant.GetString("name"), expected[i].name);
+    EXPECT_EQ(*variant.GetInt("kv_resident_bytes_per_token"), expected[i].kept);
+    EXPECT_EQ(*variant.GetInt("kv_read_bytes_per_token"), expected[i].read);
+    EXPECT_EQ(*variant.GetInt("kv_written_bytes_per_token"), expected[i].written);
+    EXPECT_EQ(*variant.GetInt("kv_projection_operations_per_token"), expected[i].projections);
+    EXPECT_EQ(*variant.GetObject("equal_batch")->GetInt("sequences"), 1);
+    const JsonView largest = *variant.GetObject("largest_batch");
+    EXPECT_EQ(*largest.GetInt("sequences"), expected[i].sequences);
+    for (const char* key : {"tokens_per_s", "median_ms", "bytes_per_step", "operations_per_step",
+                            "read_share", "matrix_share"}) {
+      EXPECT_GT(*largest.GetDouble(key), 0) << key;
+    }
+    EXPECT_GT(*variant.GetObject("attention_from_memory")->GetDouble("owner_ms"), 0);
+    EXPECT_EQ(variant.GetObject("attention_in_turn")->Has("reuser_ms"), i != 0);
+  }
+  const auto order = root.GetArray("predicted_order")->Elements();
+  ASSERT_EQ(order.size(), 3u);
+  EXPECT_EQ(*order[0].AsString("order"), "MHA-144");
+  EXPECT_EQ(*order[2].AsString("order"), "MLKV-1");
+}
+
 TEST(BenchBadInput, IsRefused) {
   ExpectRefused({}, "bench needs a kind: capacity");
-  ExpectRefused({"capcity"}, "there is no bench \"capcity\"; the kinds are capacity");
+  ExpectRefused({"capcity"}, "there is no bench \"capcity\"; the kinds are capacity, sharing");
   ExpectRefused({"capacity", "--variants", "MLKV-3"}, "no \"MLKV-3\"; the variants are MHA-144,");
   ExpectRefused({"capacity", "--kv_memory", "0"}, "--kv_memory is 0");
   ExpectRefused({"capacity", "--kv_memory", "1000"}, "--kv_memory 1000 holds no KV block");
   ExpectRefused({"capacity", "--sequence_len", "-1"}, "--sequence_len is -1");
   ExpectRefused({"capacity", "--block_size", "0"}, "--block_size is 0");
+  ExpectRefused({"sharing", "--steps", "3"}, "--steps is 3");
+  ExpectRefused({"sharing", "--context", "2001"}, "--context is 2001; it must be in [1, 2000]");
+  ExpectRefused({"sharing", "--threads", "0"}, "--threads is 0");
+  ExpectRefused({"sharing", "--dtype", "float16"}, "--dtype is \"float16\"");
+  ExpectRefused({"sharing", "--kv_memory", "1000000000000000"}, "name fewer --variants");
+  ExpectRefused({"sharing", "--quick", "--variants", "nonsense"}, "no \"nonsense\"");
   ExpectRefused({"capacity", "--svg", "/no/such/folder/a.svg"}, "--svg: cannot write /no/such");
 }
 

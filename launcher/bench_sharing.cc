@@ -1,0 +1,256 @@
+// polystrate bench sharing: how fast the MLKV paper's models decode, at one batch and each at the
+// largest batch of one KV pool, beside what the bytes that a step must read predict.
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "engine/json_writer.h"
+#include "kernels/core/status.h"
+#include "launcher/bench_command.h"
+#include "launcher/engine_setup.h"
+#include "launcher/progress.h"
+#include "launcher/sharing_speed.h"
+
+namespace polystrate {
+namespace {
+
+constexpr double kMega = 1e6;
+
+// Names by ascending tokens per second.
+std::vector<std::string> Order(const SharingReport& report,
+                               const std::function<double(const SharingRow&)>& speed) {
+  std::vector<const SharingRow*> rows;
+  for (const SharingRow& row : report.rows) rows.push_back(&row);
+  std::stable_sort(rows.begin(), rows.end(), [&speed](const SharingRow* a, const SharingRow* b) {
+    return speed(*a) < speed(*b);
+  });
+  std::vector<std::string> names;
+  for (const SharingRow* row : rows) names.push_back(row->variant.name);
+  return names;
+}
+
+std::vector<std::string> PredictedOrder(const SharingReport& report) {
+  return Order(report, [&report](const SharingRow& row) {
+    return row.largest_batch.predicted_tokens_per_second(report.limits);
+  });
+}
+
+std::vector<std::string> MeasuredOrder(const SharingReport& report) {
+  return Order(report, [](const SharingRow& row) { return row.largest_batch.tokens_per_second(); });
+}
+
+double ReadShare(const DecodeSpeed& speed, const MachineLimits& limits) {
+  return speed.bytes / speed.step.median / limits.read;
+}
+double MatrixShare(const DecodeSpeed& speed, const MachineLimits& limits) {
+  return speed.operations / speed.step.median / limits.matrix;
+}
+
+std::string SpeedText(const SharingReport& report, const DecodeSpeed SharingRow::*which) {
+  std::string text = absl::StrFormat("%-9s %9s %9s %9s %9s %10s %10s %24s %9s %9s\n", "variant",
+                                     "sequences", "kept/tok", "read/tok", "MB/step", "predicted",
+                                     "tokens/s", "ms/step (10%..90%)", "of read", "of matrix");
+  for (const SharingRow& row : report.rows) {
+    const DecodeSpeed& speed = row.*which;
+    const Timing& step = speed.step;
+    absl::StrAppendFormat(
+        &text, "%-9s %9d %9d %9d %9.1f %10.1f %10.1f %8.2f (%6.2f..%7.2f) %8.0f%% %8.0f%%\n",
+        row.variant.name, speed.sequences, row.kv_resident_bytes, row.kv_read_bytes,
+        speed.bytes / kMega, speed.predicted_tokens_per_second(report.limits),
+        speed.tokens_per_second(), step.median * 1e3, step.fastest * 1e3, step.slowest * 1e3,
+        100 * ReadShare(speed, report.limits), 100 * MatrixShare(speed, report.limits));
+  }
+  return text;
+}
+
+std::string AttentionText(const SharingReport& report) {
+  std::string text =
+      absl::StrFormat("%-9s %27s %27s %14s %16s %8s\n", "", "from memory: owner, reuser",
+                      "in turn: owner, reuser", "KV written/tok", "K,V proj. op/tok", "of MHA's");
+  const auto pair = [](const AttentionTime& time) {
+    if (time.reuser == 0) return absl::StrFormat("%8.3f        -        -", time.owner * 1e3);
+    return absl::StrFormat("%8.3f %8.3f (%4.2fx)", time.owner * 1e3, time.reuser * 1e3,
+                           time.reuser / time.owner);
+  };
+  for (const SharingRow& row : report.rows) {
+    absl::StrAppendFormat(&text, "%-9s %27s %27s %14d %16d %7.1f%%\n", row.variant.name,
+                          pair(row.cold_attention), pair(row.ordered_attention),
+                          row.kv_written_bytes, row.kv_projection_operations,
+                          100.0 * static_cast<double>(row.kv_projection_operations) /
+                              static_cast<double>(report.rows[0].kv_projection_operations));
+  }
+  return text;
+}
+
+std::string TableText(const SharingReport& report) {
+  const SharingOptions& o = report.options;
+  std::string text = absl::StrFormat(
+      "Pythia-160M's shape and its MLKV paper variants, random %s weights; %d random tokens in the "
+      "cache, then %d greedy steps.\nOne process, %d threads; limits: read %.1f GB/s, matrix "
+      "product %.3f TFLOP/s.\nkept, read: bytes of KV per token that the pool holds, that the "
+      "layers of a step read. predicted: tokens/s if a\nstep only read its weights and cache, at "
+      "the limit.\n",
+      Name(o.dtype), o.context, o.steps, o.num_threads, report.limits.read / kGiga,
+      report.limits.matrix / kTera);
+  absl::StrAppend(&text, "\nAt equal batch\n", SpeedText(report, &SharingRow::equal_batch));
+  absl::StrAppend(&text, "\nAt the largest batch of a KV pool of ", o.kv_memory, " bytes\n",
+                  SpeedText(report, &SharingRow::largest_batch));
+  absl::StrAppend(
+      &text, "slowest to fastest, predicted: ", absl::StrJoin(PredictedOrder(report), " "),
+      "\nslowest to fastest, measured:  ", absl::StrJoin(MeasuredOrder(report), " "), "\n");
+  absl::StrAppend(&text, "\nAttention of one layer at equal batch, ms; work that only owners do\n",
+                  AttentionText(report));
+  return text;
+}
+
+void WriteSpeed(const DecodeSpeed& speed, const MachineLimits& limits, JsonWriter* json) {
+  json->BeginObject().Key("sequences").Int(speed.sequences);
+  json->Key("tokens_per_s").Double(speed.tokens_per_second());
+  json->Key("predicted_tokens_per_s").Double(speed.predicted_tokens_per_second(limits));
+  json->Key("median_ms").Double(speed.step.median * 1e3);
+  json->Key("p10_ms").Double(speed.step.fastest * 1e3);
+  json->Key("p90_ms").Double(speed.step.slowest * 1e3);
+  json->Key("bytes_per_step").Double(speed.bytes);
+  json->Key("operations_per_step").Double(speed.operations);
+  json->Key("read_share").Double(ReadShare(speed, limits));
+  json->Key("matrix_share").Double(MatrixShare(speed, limits)).EndObject();
+}
+
+void WriteAttention(const AttentionTime& time, JsonWriter* json) {
+  json->BeginObject().Key("owner_ms").Double(time.owner * 1e3).Key("reuser_ms");
+  if (time.reuser == 0) {
+    json->Null();
+  } else {
+    json->Double(time.reuser * 1e3);
+  }
+  json->EndObject();
+}
+
+void WriteNames(const std::vector<std::string>& names, JsonWriter* json) {
+  json->BeginArray();
+  for (const std::string& name : names) json->String(name);
+  json->EndArray();
+}
+
+std::string JsonText(const SharingReport& report) {
+  const SharingOptions& options = report.options;
+  JsonWriter json;
+  json.BeginObject().Key("bench").String("sharing").Key("dtype").String(Name(options.dtype));
+  json.Key("threads").Int(options.num_threads).Key("context").Int(options.context);
+  json.Key("steps").Int(options.steps).Key("kv_memory").Int(options.kv_memory);
+  json.Key("read_gb_per_s").Double(report.limits.read / kGiga);
+  json.Key("matrix_tflop_per_s").Double(report.limits.matrix / kTera);
+  json.Key("variants").BeginArray();
+  for (const SharingRow& row : report.rows) {
+    json.BeginObject().Key("name").String(row.variant.name);
+    json.Key("kv_resident_bytes_per_token").Int(row.kv_resident_bytes);
+    json.Key("kv_read_bytes_per_token").Int(row.kv_read_bytes);
+    json.Key("kv_written_bytes_per_token").Int(row.kv_written_bytes);
+    json.Key("kv_projection_operations_per_token").Int(row.kv_projection_operations);
+    json.Key("equal_batch");
+    WriteSpeed(row.equal_batch, report.limits, &json);
+    json.Key("largest_batch");
+    WriteSpeed(row.largest_batch, report.limits, &json);
+    json.Key("attention_from_memory");
+    WriteAttention(row.cold_attention, &json);
+    json.Key("attention_in_turn");
+    WriteAttention(row.ordered_attention, &json);
+    json.EndObject();
+  }
+  json.EndArray().Key("predicted_order");
+  WriteNames(PredictedOrder(report), &json);
+  json.Key("measured_order");
+  WriteNames(MeasuredOrder(report), &json);
+  json.EndObject();
+  return json.text();
+}
+
+SvgPlot Plot(const SharingReport& report) {
+  SvgPlot plot;
+  plot.title =
+      absl::StrFormat("Decode at a context of %d, one KV pool of %.0f MB", report.options.context,
+                      static_cast<double>(report.options.kv_memory) / kMega);
+  plot.x = {absl::StrCat("sequences at once, ", Name(report.options.dtype)), /*log=*/true};
+  plot.y = {"tokens per second", /*log=*/true};
+  PlotSeries predicted{"largest batch, by bytes alone", {}, /*markers=*/true, /*line=*/false};
+  PlotSeries measured{"largest batch, measured", {}, /*markers=*/true, /*line=*/false};
+  PlotSeries equal{"equal batch, measured", {}, /*markers=*/true, /*line=*/false};
+  for (const SharingRow& row : report.rows) {
+    const auto at = [&row](const DecodeSpeed& speed, double y, bool label) {
+      return PlotPoint{static_cast<double>(speed.sequences), y, label ? row.variant.name : ""};
+    };
+    const DecodeSpeed& largest = row.largest_batch;
+    predicted.points.push_back(
+        at(largest, largest.predicted_tokens_per_second(report.limits), false));
+    measured.points.push_back(at(largest, largest.tokens_per_second(), true));
+    equal.points.push_back(at(row.equal_batch, row.equal_batch.tokens_per_second(), false));
+  }
+  plot.series = {measured, predicted, equal};
+  return plot;
+}
+
+// Small enough for a test: what is printed then says nothing.
+void MakeQuick(SharingOptions* options) {
+  options->batch = 1;
+  options->context = 30;
+  options->steps = 4;
+  options->kv_memory = int64_t{48} * 36864;
+  options->attention_repeats = 1;
+  options->sweep_bytes = int64_t{1} << 24;
+}
+
+absl::Status CheckOptions(const SharingOptions& options) {
+  constexpr int64_t kMaxContext = 2048;  // of Pythia
+  RETURN_IF_ERROR(CheckBenchRange("threads", options.num_threads, 1, 1024));
+  RETURN_IF_ERROR(CheckBenchRange("steps", options.steps, 4, kMaxContext - 2));
+  RETURN_IF_ERROR(CheckBenchRange("context", options.context, 1, kMaxContext - 1 - options.steps));
+  RETURN_IF_ERROR(CheckBenchRange("batch", options.batch, 1, 65536));
+  return CheckBenchRange("kv_memory", options.kv_memory, 1, int64_t{1} << 50);
+}
+
+}  // namespace
+
+absl::Status BenchSharing(const Arguments& arguments) {
+  FlagSet flags(
+      "polystrate bench sharing: decode speed, at equal batch and under one KV pool; one process");
+  SharingOptions options;
+  ReportFlags report_flags;
+  std::string variants;
+  std::optional<std::string> dtype;
+  int64_t threads = std::max(1u, std::thread::hardware_concurrency());
+  bool quick = false;
+  flags.Add("variants", &variants, "which, as MHA-144,MLKV-12 (default: all nine)");
+  flags.Add("batch", &options.batch, "sequences at equal batch");
+  flags.Add("context", &options.context, "random tokens in the cache before the first step");
+  flags.Add("steps", &options.steps, "greedy steps");
+  flags.Add("kv_memory", &options.kv_memory, "bytes of KV cache of each model");
+  flags.Add("threads", &threads, "threads");
+  flags.Add("dtype", &dtype, "bfloat16 or float32 (default: bfloat16)");
+  flags.Add("quick", &quick, "a few steps of short sequences, for tests; overrides the above");
+  report_flags.AddTo(&flags);
+  RETURN_IF_ERROR(flags.Parse(arguments));
+  if (flags.help_requested()) {
+    std::fputs(flags.Help().c_str(), stdout);
+    return absl::OkStatus();
+  }
+  if (quick) MakeQuick(&options);
+  options.num_threads = static_cast<int>(std::clamp<int64_t>(threads, 0, 1025));
+  if (dtype.has_value()) {
+    ASSIGN_OR_RETURN(options.dtype, ChooseDType(dtype, ModelConfig()));
+  }
+  RETURN_IF_ERROR(CheckOptions(options));
+  RETURN_IF_ERROR(report_flags.Check());
+  ASSIGN_OR_RETURN(const std::vector<PaperVariant> selected, SelectVariants(variants));
+  Progress progress("measuring", /*shown=*/true);
+  ASSIGN_OR_RETURN(const SharingReport report,
+                   MeasureSharing(selected, options, [&](double done) { progress.Update(done); }));
+  std::fputs(TableText(report).c_str(), stdout);
+  return report_flags.Write(JsonText(report), Plot(report));
+}
+
+}  // namespace polystrate

@@ -1,0 +1,225 @@
+#include "launcher/decode_session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "engine/dummy_weights.h"
+#include "engine/memory_plan.h"
+#include "engine/model_cost.h"
+#include "engine/weights.h"
+#include "kernels/core/status.h"
+#include "kernels/machine_limits.h"
+#include "kernels/ops.h"
+#include "parallel/stage_plan.h"
+
+namespace polystrate {
+namespace {
+
+int64_t MatrixElements(const LayerWeights& layer) {
+  return layer.qkv_proj.weight.num_elements() + layer.o_proj.weight.num_elements() +
+         layer.gate_up_proj.weight.num_elements() + layer.down_proj.weight.num_elements();
+}
+
+int64_t BytesPerToken(const KvSlot& slot) {
+  const int64_t tokens = slot.key.dim(0) * slot.key.dim(2);  // blocks, block_size
+  return (slot.key.num_bytes() + slot.value.num_bytes()) / tokens;
+}
+
+}  // namespace
+
+DecodeSession::DecodeSession(const ModelConfig& config, const DecodeOptions& options,
+                             Stream* stream)
+    : config_(config), options_(options), stream_(*stream) {}
+
+absl::StatusOr<std::unique_ptr<DecodeSession>> DecodeSession::Create(const ModelConfig& config,
+                                                                     const DecodeOptions& options,
+                                                                     Stream* stream) {
+  CHECK(!config.use_key_value_mlp);  // none of the paper's nine; kv_projection_operations() counts
+  CHECK(options.sequence_len >= 1 && options.sequence_len <= config.max_position_embeddings);
+  std::unique_ptr<DecodeSession> session(new DecodeSession(config, options, stream));
+  RETURN_IF_ERROR(session->TakeMemory());
+  session->FillCache();
+  return session;
+}
+
+absl::Status DecodeSession::TakeMemory() {
+  ASSIGN_OR_RETURN(const StagePlan plan,
+                   PlanStages(config_.sharing, StageCostsOf(config_), /*pp_size=*/1));
+  const MemoryOptions memory_options{1, options_.dtype, options_.block_size, options_.kv_memory};
+  ASSIGN_OR_RETURN(const MemoryPlan memory, PlanMemory(config_, plan, memory_options));
+
+  const int64_t per_sequence =
+      (options_.sequence_len + options_.block_size - 1) / options_.block_size;
+  const int64_t most = options_.max_sequences == 0 ? memory.num_blocks : options_.max_sequences;
+  BlockAllocator blocks(memory.num_blocks);
+  for (std::vector<int32_t> table; max_sequences() < most && blocks.Allocate(per_sequence, &table);
+       table.clear()) {
+    block_tables_.push_back(table);
+  }
+  if (block_tables_.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--kv_memory ", options_.kv_memory, " holds no sequence of ", options_.sequence_len,
+        " tokens: one takes ", per_sequence * memory.stages[0].kv_bytes_per_block, " bytes"));
+  }
+
+  const Topology topology({1, 1}, 0);
+  ASSIGN_OR_RETURN(StageWeights weights, DummyStageWeights(config_, topology, plan.stages[0],
+                                                           options_.dtype, stream_.device()));
+  StageOptions stage_options;
+  stage_options.dtype = options_.dtype;
+  stage_options.num_blocks = blocks.num_used();
+  stage_options.block_size = options_.block_size;
+  stage_options.max_num_batched_tokens = max_sequences();
+  stage_options.max_model_len = options_.sequence_len;
+  ASSIGN_OR_RETURN(stage_,
+                   PipelineStage::Create({topology, stream_, groups_}, config_, plan.stages[0],
+                                         std::move(weights), stage_options));
+  return absl::OkStatus();
+}
+
+void DecodeSession::FillCache() {
+  Buffer& pool = stage_->kv_cache().pool();
+  const int64_t elements = pool.num_bytes() / SizeOf(options_.dtype);
+  FillDummy("kv", {1, elements}, {0, 1, 0, elements},
+            Tensor(pool.data(), options_.dtype, stream_.device(), {1, elements}));
+}
+
+void DecodeSession::Begin(int64_t num_sequences, int64_t context) {
+  CHECK(num_sequences >= 1 && num_sequences <= max_sequences());
+  context_ = context;
+  next_tokens_.resize(num_sequences);
+  for (int64_t i = 0; i < num_sequences; ++i) {
+    next_tokens_[i] = static_cast<int32_t>((i * 7919 + 1) % config_.vocab_size);
+  }
+  MakePlan();
+}
+
+// One token of each sequence, after context_ tokens.
+void DecodeSession::MakePlan() {
+  CHECK_LT(context_, options_.sequence_len);
+  const auto n = static_cast<int64_t>(next_tokens_.size());
+  const auto position = static_cast<int32_t>(context_);
+  const int64_t block = context_ / options_.block_size;
+  plan_ = StepPlan();
+  plan_.token_ids = next_tokens_;
+  plan_.positions.assign(n, position);
+  plan_.context_lens.assign(n, position + 1);
+  plan_.max_blocks = static_cast<int32_t>(block + 1);
+  plan_.cu_seqlens_q = {0};
+  for (int64_t i = 0; i < n; ++i) {
+    const std::vector<int32_t>& table = block_tables_[i];
+    plan_.cu_seqlens_q.push_back(static_cast<int32_t>(i + 1));
+    plan_.slot_mapping.push_back(
+        static_cast<int32_t>(table[block] * options_.block_size + context_ % options_.block_size));
+    plan_.block_tables.insert(plan_.block_tables.end(), table.begin(),
+                              table.begin() + plan_.max_blocks);
+    SampleRow greedy;
+    greedy.temperature = 0.0f;
+    greedy.position = static_cast<uint64_t>(context_ + 1);
+    plan_.samples.push_back({static_cast<uint64_t>(i), static_cast<int32_t>(i), greedy});
+  }
+}
+
+double DecodeSession::Step(bool advance) {
+  const double start = Now();
+  const std::optional<StepResult> result = stage_->Run(plan_);
+  const double seconds = Now() - start;
+  if (!advance) return seconds;
+  CHECK(result.has_value());
+  for (const SampledToken& token : result->samples) {
+    CHECK_GE(token.token_id, 0);
+    next_tokens_[token.sequence_id] = token.token_id;
+  }
+  ++context_;
+  MakePlan();
+  return seconds;
+}
+
+std::vector<double> DecodeSession::AttentionSeconds(int repeats, const MemorySweep* sweep) {
+  const int64_t n = num_sequences();
+  const auto host = [](std::vector<int32_t>& values, std::initializer_list<int64_t> dims) {
+    return Tensor(values.data(), DType::kInt32, Device{}, dims);
+  };
+  const AttentionBatch batch = {host(plan_.cu_seqlens_q, {n + 1}), host(plan_.context_lens, {n}),
+                                host(plan_.block_tables, {n, plan_.max_blocks})};
+  const OwnedTensor query(options_.dtype, {n, int64_t{config_.num_heads} * config_.head_dim});
+  const OwnedTensor out(options_.dtype, {n, int64_t{config_.num_heads} * config_.head_dim});
+  AttentionOptions options;
+  options.head_dim = config_.head_dim;
+  options.queries_per_kv_head = config_.num_heads / config_.num_kv_heads;
+  options.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+
+  std::vector<std::vector<double>> seconds(config_.num_layers);
+  for (int repeat = -1; repeat < repeats; ++repeat) {  // -1 warms up
+    for (int layer = 0; layer < config_.num_layers; ++layer) {
+      if (sweep != nullptr) sweep->Read();
+      const double start = Now();
+      PagedAttention(stream_, *query, stage_->kv_cache().slot(layer), batch, options, *out);
+      if (repeat >= 0) seconds[layer].push_back(Now() - start);
+    }
+  }
+  std::vector<double> medians;
+  for (std::vector<double>& one : seconds) {
+    std::nth_element(one.begin(), one.begin() + repeats / 2, one.end());
+    medians.push_back(one[repeats / 2]);
+  }
+  return medians;
+}
+
+int64_t DecodeSession::CountBytesWrittenPerToken() {
+  // All ones is a NaN that no rounding makes. The first token of a sequence reads itself alone.
+  Buffer& pool = stage_->kv_cache().pool();
+  std::memset(pool.data(), 0xff, pool.num_bytes());
+  Begin(num_sequences(), /*context=*/0);
+  stage_->Run(plan_);
+  const int64_t element = SizeOf(options_.dtype);
+  const auto* bytes = static_cast<const char*>(pool.data());
+  const std::vector<char> untouched(element, '\xff');
+  int64_t written = 0;
+  for (int64_t at = 0; at < pool.num_bytes(); at += element) {
+    if (std::memcmp(bytes + at, untouched.data(), element) != 0) written += element;
+  }
+  CHECK_EQ(written % num_sequences(), 0);
+  return written / num_sequences();
+}
+
+int64_t DecodeSession::kv_resident_bytes() const {
+  int64_t bytes = 0;
+  for (int layer : config_.sharing.owners()) bytes += BytesPerToken(stage_->kv_cache().slot(layer));
+  return bytes;
+}
+
+int64_t DecodeSession::kv_read_bytes() const {
+  int64_t bytes = 0;
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    bytes += BytesPerToken(stage_->kv_cache().slot(layer));
+  }
+  return bytes;
+}
+
+int64_t DecodeSession::weight_bytes() const {
+  return stage_->weights().num_bytes() - stage_->weights().embedding.num_bytes();
+}
+
+int64_t DecodeSession::matrix_operations() const {
+  int64_t elements = stage_->weights().lm_head.num_elements();
+  for (const LayerWeights& layer : stage_->weights().layers) elements += MatrixElements(layer);
+  return 2 * elements;
+}
+
+int64_t DecodeSession::kv_projection_operations() const {
+  const int64_t query_rows = int64_t{config_.num_heads} * config_.head_dim;
+  int64_t rows = 0;
+  for (const LayerWeights& layer : stage_->weights().layers) {
+    rows += layer.qkv_proj.weight.dim(0) - query_rows;
+  }
+  return 2 * rows * config_.hidden_size;
+}
+
+int64_t DecodeSession::attention_operations() const {
+  return int64_t{4} * config_.num_layers * config_.num_heads * config_.head_dim;
+}
+
+}  // namespace polystrate
