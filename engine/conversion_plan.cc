@@ -65,6 +65,8 @@ class Planner {
   absl::StatusOr<std::vector<StoredOrigin>> HeadsOf(int layer, Part part, absl::string_view suffix,
                                                     int first, int count) const;
 
+  // That a layer's query, key and value are fused, as the loader decides it (engine/weights.cc).
+  bool Fused(int layer) const;
   absl::string_view Stem(Part part) const;
   // A projection's rows by hidden_size, or a bias's rows.
   std::vector<int64_t> ShapeOf(int64_t rows, absl::string_view suffix) const;
@@ -155,6 +157,7 @@ absl::Status Planner::PlanTensor(const std::string& name, const Checkpoint::Entr
 
 // The query heads, apart; and, if the layer owns, K and V.
 absl::Status Planner::PlanFused(const LayerTensor& tensor, const Checkpoint::Entry& stored) {
+  if (!Fused(tensor.layer)) return absl::OkStatus();  // a relic beside the three apart
   const absl::string_view suffix = tensor.suffix;
   OutputTensor query = {absl::StrCat(names_.InLayer(tensor.layer, names_.query), suffix),
                         stored.info->dtype,
@@ -199,9 +202,8 @@ absl::StatusOr<std::vector<StoredOrigin>> Planner::HeadsOf(int layer, Part part,
                                                            absl::string_view suffix, int first,
                                                            int count) const {
   std::string name = absl::StrCat(names_.InLayer(layer, Stem(part)), suffix);
-  const std::string fused_name = absl::StrCat(names_.InLayer(layer, names_.fused_qkv), suffix);
-  const bool fused = checkpoint_.Find(name) == nullptr && checkpoint_.Find(fused_name) != nullptr;
-  if (fused) name = fused_name;
+  const bool fused = Fused(layer);
+  if (fused) name = absl::StrCat(names_.InLayer(layer, names_.fused_qkv), suffix);
   // A fused tensor has a key and a value for each query head.
   const int64_t heads = fused            ? kFusedParts * config_.num_heads
                         : part == kQuery ? config_.num_heads
@@ -240,6 +242,13 @@ absl::Status Planner::PlanGrownColumns(const std::string& name, const Checkpoint
                            {{{0, rows, 0, columns}, {{{name, 0, 0}}}},
                             {{0, rows, columns, growth_}, {{{name, 0, 0}}}}}});
   return absl::OkStatus();
+}
+
+bool Planner::Fused(int layer) const {
+  const auto has = [&](absl::string_view stem) {
+    return checkpoint_.Find(names_.InLayer(layer, stem) + ".weight") != nullptr;
+  };
+  return !names_.fused_qkv.empty() && !has(names_.query) && has(names_.fused_qkv);
 }
 
 absl::string_view Planner::Stem(Part part) const {

@@ -250,6 +250,24 @@ TEST_F(ConvertTest, BuffersGoOtherTensorsStay) {
   }
 }
 
+// The loader takes the three tensors that are apart; so does the conversion.
+TEST_F(ConvertTest, AFusedRelicBesideTheThreeIsLeftOut) {
+  WriteTinyModel(model_, TinyModelSpec());
+  ASSERT_TRUE(Run(Make("cla2", 3)).ok());
+  const Stored expected = ReadTensors(output_);
+  fs::remove_all(output_);
+  TinyModelSpec spec;
+  spec.edit = [](std::vector<StoredTensor>* tensors) {
+    tensors->push_back({"gpt_neox.layers.1.attention.query_key_value.weight",
+                        "F32",
+                        {144, 48},
+                        std::string(144 * 48 * 4, '\7')});
+  };
+  WriteTinyModel(model_, spec);
+  ASSERT_TRUE(Run(Make("cla2", 3)).ok());
+  EXPECT_EQ(ReadTensors(output_), expected);
+}
+
 TEST_F(ConvertTest, RefusesByTheRuleThatIsBroken) {
   WriteTinyModel(model_, TinyModelSpec());
   EXPECT_TRUE(Fails(Run(Make("cla2", 4)), kInvalid,
