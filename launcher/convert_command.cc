@@ -108,7 +108,7 @@ absl::Status Report(const Conversion& conversion) {
   ASSIGN_OR_RETURN(const ModelConfig before, ReadModelConfig(conversion.model_dir));
   ASSIGN_OR_RETURN(const ModelConfig after, ReadModelConfig(conversion.output_dir));
   std::fprintf(stderr,
-               "convert: wrote %s: %zu of %d layers own, %d KV heads each; KV cache %lld -> %lld "
+               "convert: wrote %s: %zu of %d layers own, %d KV head%s each; KV cache %lld -> %lld "
                "bytes a token in bfloat16; %lld -> %lld parameters\n",
                conversion.output_dir.c_str(), after.sharing.owners().size(), after.num_layers,
                after.num_kv_heads, static_cast<long long>(before.KvBytesPerToken(DType::kBFloat16)),
