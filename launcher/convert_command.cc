@@ -111,7 +111,8 @@ absl::Status Report(const Conversion& conversion) {
                "convert: wrote %s: %zu of %d layers own, %d KV head%s each; KV cache %lld -> %lld "
                "bytes a token in bfloat16; %lld -> %lld parameters\n",
                conversion.output_dir.c_str(), after.sharing.owners().size(), after.num_layers,
-               after.num_kv_heads, static_cast<long long>(before.KvBytesPerToken(DType::kBFloat16)),
+               after.num_kv_heads, after.num_kv_heads == 1 ? "" : "s",
+               static_cast<long long>(before.KvBytesPerToken(DType::kBFloat16)),
                static_cast<long long>(after.KvBytesPerToken(DType::kBFloat16)),
                static_cast<long long>(before.NumParameters()),
                static_cast<long long>(after.NumParameters()));
