@@ -280,8 +280,8 @@ int64_t MlpGrowth(const ModelConfig& config, const KvSharing& sharing, int num_k
       int64_t{config.num_kv_heads} * config.num_layers - num_kv_heads * owners;
   const int64_t of_a_row = config.hidden_size + (config.qkv_bias ? 1 : 0);
   const int64_t lost = heads_lost * 2 * config.head_dim * of_a_row;
-  const double rows =
-      static_cast<double>(lost / config.num_layers) / static_cast<double>(config.hidden_size);
+  const int64_t of_a_layer = lost / config.num_layers;
+  const double rows = static_cast<double>(of_a_layer) / static_cast<double>(config.hidden_size);
   constexpr int kMatrices = 2;
   return static_cast<int64_t>(std::nearbyint(rows)) / kMatrices;
 }

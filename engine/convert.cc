@@ -136,6 +136,7 @@ absl::Status WriteFile(const std::string& path, const std::vector<const OutputTe
                        TensorBuilder* builder,
                        const std::function<absl::Status(int64_t)>& written) {
   std::vector<NewTensor> header;
+  header.reserve(tensors.size());
   for (const OutputTensor* tensor : tensors)
     header.push_back({tensor->name, tensor->dtype, tensor->shape, tensor->num_bytes()});
   ASSIGN_OR_RETURN(SafetensorsWriter writer, SafetensorsWriter::Create(path, header));
