@@ -9,7 +9,7 @@ namespace polystrate {
 Activations Activations::ForStep(int64_t num_tokens) const {
   Activations step = *this;
   for (Tensor* tensor : {&step.hidden, &step.normed, &step.qkv, &step.key_value_mlp,
-                         &step.attention, &step.intermediate, &step.block_out}) {
+                         &step.attention, &step.gate_up, &step.intermediate, &step.block_out}) {
     if (!tensor->empty()) *tensor = tensor->Rows(0, num_tokens);
   }
   return step;
@@ -46,6 +46,7 @@ absl::StatusOr<ActivationPool> ActivationPool::Create(const ModelConfig& config,
   a.normed = take(dtype, {max_tokens, config.hidden_size});
   a.qkv = take(dtype, {max_tokens, query_columns + 2 * kv_columns});
   a.attention = take(dtype, {max_tokens, query_columns});
+  if (config.gated_mlp) a.gate_up = take(dtype, {max_tokens, 2 * weights.intermediate.padded});
   a.intermediate = take(dtype, {max_tokens, weights.intermediate.padded});
   a.block_out = take(DType::kFloat32, {max_tokens, config.hidden_size});
   for (const LayerWeights& layer : weights.layers) {

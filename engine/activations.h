@@ -21,6 +21,7 @@ struct Activations {
   Tensor qkv;            // [max_tokens, (query_count + 2 kv_count) * head_dim] T
   Tensor key_value_mlp;  // [max_tokens, kv_intermediate] T; empty without use_key_value_mlp
   Tensor attention;      // [max_tokens, query_count * head_dim] T
+  Tensor gate_up;        // [max_tokens, 2 * intermediate share] T; empty without gated_mlp
   Tensor intermediate;   // [max_tokens, intermediate share] T
   Tensor block_out;  // [max_tokens, hidden_size] float32: what a block adds, before the all-reduce
   Tensor logit_hidden;  // [kMaxLogitRows, hidden_size] float32: the rows whose logits are wanted

@@ -1,6 +1,5 @@
 #include "engine/architecture.h"
 
-#include <algorithm>
 #include <array>
 #include <optional>
 #include <vector>
@@ -13,9 +12,11 @@ namespace polystrate {
 namespace {
 
 // Every family the engine knows.
-std::array<const Architecture*, 1> Architectures() { return {&GptNeoxArchitecture()}; }
+std::array<const Architecture*, 2> Architectures() {
+  return {&GptNeoxArchitecture(), &LlamaArchitecture()};
+}
 
-// "a known one: "gpt_neox" (GPT-NeoX, Pythia, MLKV), ..."
+// a supported one: "gpt_neox" (GPT-NeoX, Pythia, MLKV), ...
 std::string KnownTypes() {
   std::vector<std::string> families;
   for (const Architecture* architecture : Architectures()) {
@@ -31,6 +32,14 @@ std::string TensorNames::InLayer(int layer, absl::string_view stem) const {
   return absl::StrCat(layers, layer, ".", stem);
 }
 
+const Architecture* ArchitectureOf(absl::string_view model_type) {
+  for (const Architecture* architecture : Architectures()) {
+    for (const absl::string_view known : architecture->model_types)
+      if (known == model_type) return architecture;
+  }
+  return nullptr;
+}
+
 absl::StatusOr<const Architecture*> FindArchitecture(const JsonView& root) {
   const std::optional<JsonView> type = root.Find("model_type");
   if (!type.has_value()) {
@@ -38,9 +47,9 @@ absl::StatusOr<const Architecture*> FindArchitecture(const JsonView& root) {
         absl::StrCat(root.document(), ": \"model_type\" is missing, expected ", KnownTypes()));
   }
   const absl::StatusOr<std::string_view> name = type->AsString("model_type");
-  for (const Architecture* architecture : Architectures()) {
-    for (const absl::string_view known : architecture->model_types)
-      if (name.ok() && *name == std::string_view(known.data(), known.size())) return architecture;
+  if (name.ok()) {
+    const Architecture* architecture = ArchitectureOf({name->data(), name->size()});
+    if (architecture != nullptr) return architecture;
   }
   return type->Unexpected("model_type", KnownTypes());
 }

@@ -47,12 +47,17 @@ struct Architecture {
   // Reads what only this family has, or names in its own way, into `config`, whose sizes have been
   // read. INVALID_ARGUMENT names the key, its value and what was expected.
   absl::Status (*read_config)(const JsonView& root, ModelConfig* config);
+  // There are checkpoints that share KV by either key rule and do not say which.
+  bool key_rule_unknown = false;
 };
 
 // One file each; they live as long as the program.
 const Architecture& GptNeoxArchitecture();
+const Architecture& LlamaArchitecture();
 
 // The family of a config.json by its `model_type`. INVALID_ARGUMENT lists those that are known.
 absl::StatusOr<const Architecture*> FindArchitecture(const JsonView& root);
+// By a model type alone; nullptr when it is unknown.
+const Architecture* ArchitectureOf(absl::string_view model_type);
 
 }  // namespace polystrate

@@ -20,7 +20,8 @@ struct ActivationName {
 constexpr ActivationName kActivations[] = {
     {"gelu", Activation::kGelu},          {"gelu_new", Activation::kGeluTanh},
     {"gelu_fast", Activation::kGeluTanh}, {"gelu_pytorch_tanh", Activation::kGeluTanh},
-    {"relu", Activation::kRelu},
+    {"relu", Activation::kRelu},          {"silu", Activation::kSilu},
+    {"swish", Activation::kSilu},
 };
 
 }  // namespace

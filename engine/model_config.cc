@@ -64,7 +64,8 @@ absl::Status ReadKeyRule(const JsonView& root, const ModelOverrides& overrides,
   }
   if (overrides.reuse_keys.has_value()) {
     config->reuse_keys = *overrides.reuse_keys;
-  } else if (!value.has_value() && config->sharing.shares() && config->rotary_dim > 0) {
+  } else if (!value.has_value() && config->sharing.shares() && config->rotary_dim > 0 &&
+             config->architecture->key_rule_unknown) {
     config->warning =
         "this model shares KV between layers and does not say which keys a reusing layer reads; "
         "taking post_rope, the owner's rotated keys, as CLA and most models do. The published "
@@ -113,14 +114,16 @@ int64_t ModelConfig::NumParameters() const {
   const int64_t key = use_key_value_mlp ? linear(kv_intermediate_size, hidden_size, qkv_bias) +
                                               linear(kv_size, kv_intermediate_size, qkv_bias)
                                         : linear(kv_size, hidden_size, qkv_bias);
-  const int64_t norm = 2 * hidden_size;
-  const int64_t reuser = 2 * norm + linear(query_size, hidden_size, qkv_bias) +
+  const int64_t norm_size = (norm_bias ? 2 : 1) * hidden_size;
+  const int64_t head_norm = qk_norm ? head_dim : 0;
+  const int64_t reuser = 2 * norm_size + head_norm + linear(query_size, hidden_size, qkv_bias) +
                          linear(hidden_size, query_size, output_bias) +
-                         linear(intermediate_size, hidden_size, mlp_bias) +
+                         (gated_mlp ? 2 : 1) * linear(intermediate_size, hidden_size, mlp_bias) +
                          linear(hidden_size, intermediate_size, mlp_bias);
+  const int64_t owner_more = 2 * key + head_norm + (separate_kv_norm ? norm_size : 0);
   const auto num_owners = static_cast<int64_t>(sharing.owners().size());
-  return (tie_word_embeddings ? 1 : 2) * vocab_size * hidden_size + norm + num_layers * reuser +
-         num_owners * 2 * key;
+  return (tie_word_embeddings ? 1 : 2) * vocab_size * hidden_size + norm_size +
+         num_layers * reuser + num_owners * owner_more;
 }
 
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir,
@@ -135,12 +138,21 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir,
   ASSIGN_OR_RETURN(config.architecture, FindArchitecture(root));
   RETURN_IF_ERROR(ReadSizes(root, &config));
   RETURN_IF_ERROR(config.architecture->read_config(root, &config));
-  ASSIGN_OR_RETURN(config.sharing, ReadSharing(root, config.num_layers));
+  ASSIGN_OR_RETURN(config.sharing, ReadSharing(root, overrides.kv_source, config.num_layers));
   RETURN_IF_ERROR(ReadKeyRule(root, overrides, &config));
   RETURN_IF_ERROR(ReadEndOfSequence(root, &config));
   RETURN_IF_ERROR(ReadDType(root, &config));
   ASSIGN_OR_RETURN(config.tie_word_embeddings, root.GetBoolOr("tie_word_embeddings", false));
   return config;
+}
+
+absl::Status CheckSlidingWindow(const ModelConfig& config, int64_t max_model_len) {
+  if (config.sliding_window == 0 || config.sliding_window >= max_model_len) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "this model has layers with a sliding window of ", config.sliding_window,
+      " tokens (sliding_window in config.json), and max_model_len is ", max_model_len,
+      "; beyond its window the engine would compute another model. Say --max_model_len ",
+      config.sliding_window));
 }
 
 }  // namespace polystrate

@@ -6,7 +6,8 @@ std::vector<LayerCost> LayerCostsOf(const ModelConfig& config) {
   const int64_t hidden = config.hidden_size;
   const int64_t query = int64_t{config.num_heads} * config.head_dim;
   const int64_t kv = int64_t{config.num_kv_heads} * config.head_dim;
-  const int64_t reuser = 2 * query * hidden + 2 * config.intermediate_size * hidden;
+  const int64_t mlp = (config.gated_mlp ? 3 : 2) * config.intermediate_size * hidden;
+  const int64_t reuser = 2 * query * hidden + mlp;
   const int64_t projections =
       2 * (config.use_key_value_mlp ? config.kv_intermediate_size * (hidden + kv) : kv * hidden);
   const auto owners = static_cast<int64_t>(config.sharing.owners().size());

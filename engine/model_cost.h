@@ -19,7 +19,7 @@
 namespace polystrate {
 
 struct LayerCost {
-  // What a decode step reads of matrices (query, dense, h_to_4h, 4h_to_h; an owner's K and V, both
+  // What a decode step reads of matrices (query, output, the MLP's; an owner's K and V, both
   // matrices of each where they are MLPs) and, for an owner, the 2 * num_kv_heads * head_dim
   // elements it writes. Reading the cache is left out: reusers read as much as owners.
   int64_t decode = 0;

@@ -64,7 +64,8 @@ absl::StatusOr<std::unique_ptr<PipelineStage>> PipelineStage::Create(const RankC
   self->rope_.rotary_dim = config.rotary_dim;
   self->rope_.cos_sin = Tensor(self->rope_buffer_.data(), DType::kFloat32, device,
                                {options.max_model_len, config.rotary_dim});
-  FillRopeTable(RopeFrequencies(config.rope_base, config.rotary_dim), 1.0f, self->rope_);
+  FillRopeTable(ScaledFrequencies(config.rope_base, config.rotary_dim, config.rope_scaling),
+                static_cast<float>(config.rope_scaling.attention_factor), self->rope_);
   self->wanted_.Reserve(options.max_num_batched_tokens);
   return self;
 }
@@ -146,8 +147,7 @@ void PipelineStage::ComputeLogits(const Activations& a, absl::Span<const int32_t
   const Tensor normed = all.logit_normed.Rows(0, n);
   const Tensor shard = all.logit_shard.Rows(0, n);
   EmbeddingLookup(stream, row_ids, a.hidden, /*vocab_begin=*/0, hidden);  // gathers rows
-  LayerNorm(stream, hidden, weights_.final_norm.weight, weights_.final_norm.bias,
-            config_.norm_epsilon, normed);
+  Norm(stream, config_, weights_.final_norm, hidden, normed);
   Gemm(stream, normed, weights_.lm_head, /*bias=*/Tensor(), shard);
   // tp_rank 0 sees the parts of all ranks as [tp_size, n, vocab share].
   const int64_t tp_size = rank_.topology.config.tp_size;

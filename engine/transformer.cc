@@ -35,13 +35,6 @@ void ProjectRows(const TransformerContext& context, const LayerWeights& layer, c
        w.bias.empty() ? Tensor() : w.bias.Rows(begin, count), out);
 }
 
-Tensor ProjectQuery(const TransformerContext& context, const LayerWeights& layer,
-                    const Activations& a) {
-  const Tensor query = Packed(a, 0, QueryColumns(context));
-  ProjectRows(context, layer, a, 0, query.dim(1), query);
-  return query;
-}
-
 void KeyValueMlp(const TransformerContext& context, const KeyValueMlpWeights& mlp,
                  const Activations& a, const Tensor& out) {
   Gemm(context.stream, a.normed, mlp.dense_in.weight, mlp.dense_in.bias, a.key_value_mlp,
@@ -49,9 +42,27 @@ void KeyValueMlp(const TransformerContext& context, const KeyValueMlpWeights& ml
   Gemm(context.stream, a.key_value_mlp, mlp.dense_out.weight, mlp.dense_out.bias, out);
 }
 
-// An owner's; they lie behind the query's place, which they leave alone.
+// a.normed = what the query is projected from, and K and V too unless they have a norm of their
+// own.
+void InputNorm(const TransformerContext& context, const LayerWeights& layer, const Activations& a) {
+  Norm(context.stream, context.config, layer.input_layernorm, a.hidden, a.normed);
+}
+
+// From a.hidden on.
+Tensor ProjectQuery(const TransformerContext& context, const LayerWeights& layer,
+                    const Activations& a) {
+  InputNorm(context, layer, a);
+  const Tensor query = Packed(a, 0, QueryColumns(context));
+  ProjectRows(context, layer, a, 0, query.dim(1), query);
+  return query;
+}
+
+// An owner's, from a.hidden on; they lie behind the query's place, which they leave alone.
 Projections ProjectKeyAndValue(const TransformerContext& context, const LayerWeights& layer,
                                const Activations& a) {
+  const NormWeights& norm =
+      context.config.separate_kv_norm ? layer.kv_layernorm : layer.input_layernorm;
+  Norm(context.stream, context.config, norm, a.hidden, a.normed);
   const int64_t query = QueryColumns(context), kv = KvColumns(context);
   if (context.config.use_key_value_mlp) {
     const Projections p = {{}, Packed(a, query, kv), Packed(a, query + kv, kv)};
@@ -64,11 +75,13 @@ Projections ProjectKeyAndValue(const TransformerContext& context, const LayerWei
   return {{}, both.Columns(0, kv), both.Columns(kv, kv)};
 }
 
-// All three of the same rows, in one product where they are one matrix.
+// All three of the same rows, in one product where they are one matrix's and of one input.
 Projections Project(const TransformerContext& context, const LayerWeights& layer,
                     const Activations& a) {
-  if (layer.owner && !context.config.use_key_value_mlp) {
+  const ModelConfig& config = context.config;
+  if (layer.owner && !config.use_key_value_mlp && !config.separate_kv_norm) {
     const int64_t query = QueryColumns(context), kv = KvColumns(context);
+    InputNorm(context, layer, a);
     ProjectRows(context, layer, a, 0, query + 2 * kv, a.qkv);
     return {a.qkv.Columns(0, query), a.qkv.Columns(query, kv), a.qkv.Columns(query + kv, kv)};
   }
@@ -81,9 +94,11 @@ Projections Project(const TransformerContext& context, const LayerWeights& layer
 // To an owner's slot of the cache.
 void Store(const TransformerContext& context, const LayerWeights& layer, const StepInputs& inputs,
            const Projections& p) {
+  const ModelConfig& config = context.config;
+  if (config.qk_norm) HeadRmsNorm(context.stream, layer.k_norm, config.norm_epsilon, p.key);
   // pre_rope caches raw keys, because reusers read them so; the owner rotates them as it reads.
-  if (context.config.reuse_keys == ReuseKeys::kPostRope) {
-    ApplyRope(context.stream, context.rope, inputs.positions, context.config.head_dim, p.key);
+  if (config.reuse_keys == ReuseKeys::kPostRope) {
+    ApplyRope(context.stream, context.rope, inputs.positions, config.head_dim, p.key);
   }
   StoreKv(context.stream, p.key, p.value, inputs.slot_mapping, context.kv_cache.slot(layer.layer));
 }
@@ -93,6 +108,7 @@ void Attention(const TransformerContext& context, const LayerWeights& layer,
                const StepInputs& inputs, const Tensor& query, const Activations& a) {
   const Stream& stream = context.stream;
   const ModelConfig& config = context.config;
+  if (config.qk_norm) HeadRmsNorm(stream, layer.q_norm, config.norm_epsilon, query);
   ApplyRope(stream, context.rope, inputs.positions, config.head_dim, query);
 
   AttentionOptions options;
@@ -109,15 +125,17 @@ void Attention(const TransformerContext& context, const LayerWeights& layer,
 // a.block_out (+)= this rank's part of the MLP's output.
 void Mlp(const TransformerContext& context, const LayerWeights& layer, const Activations& a,
          bool accumulate) {
-  Gemm(context.stream, a.normed, layer.gate_up_proj.weight, layer.gate_up_proj.bias, a.intermediate,
-       {.activation = context.config.activation});
-  Gemm(context.stream, a.intermediate, layer.down_proj.weight, layer.down_proj.bias, a.block_out,
+  const Stream& stream = context.stream;
+  const Activation activation = context.config.activation;
+  const LinearWeights& first = layer.gate_up_proj;
+  if (context.config.gated_mlp) {
+    Gemm(stream, a.normed, first.weight, first.bias, a.gate_up);
+    GatedActivation(stream, a.gate_up, activation, a.intermediate);
+  } else {
+    Gemm(stream, a.normed, first.weight, first.bias, a.intermediate, {.activation = activation});
+  }
+  Gemm(stream, a.intermediate, layer.down_proj.weight, layer.down_proj.bias, a.block_out,
        {.accumulate = accumulate});
-}
-
-void InputNorm(const TransformerContext& context, const LayerWeights& layer, const Activations& a) {
-  const NormWeights& ln1 = layer.input_layernorm;
-  LayerNorm(context.stream, a.hidden, ln1.weight, ln1.bias, context.config.norm_epsilon, a.normed);
 }
 
 // From the query on.
@@ -125,14 +143,13 @@ void AttentionAndMlp(const TransformerContext& context, const LayerWeights& laye
                      const StepInputs& inputs, const Tensor& query, const Activations& a) {
   const Stream& stream = context.stream;
   const bool parallel = context.config.use_parallel_residual;
-  const NormWeights& ln2 = layer.post_attention_layernorm;
 
   Attention(context, layer, inputs, query, a);
   if (!parallel) {
     context.tp.AllReduceSum(stream, a.block_out);
     AddInPlace(stream, a.block_out, a.hidden);
   }
-  LayerNorm(stream, a.hidden, ln2.weight, ln2.bias, context.config.norm_epsilon, a.normed);
+  Norm(stream, context.config, layer.post_attention_layernorm, a.hidden, a.normed);
   Mlp(context, layer, a, /*accumulate=*/parallel);
   context.tp.AllReduceSum(stream, a.block_out);
   AddInPlace(stream, a.block_out, a.hidden);
@@ -140,9 +157,18 @@ void AttentionAndMlp(const TransformerContext& context, const LayerWeights& laye
 
 }  // namespace
 
+void Norm(const Stream& stream, const ModelConfig& config, const NormWeights& weights,
+          const Tensor& x, const Tensor& out) {
+  switch (config.norm) {
+    case NormKind::kLayerNorm:
+      return LayerNorm(stream, x, weights.weight, weights.bias, config.norm_epsilon, out);
+    case NormKind::kRmsNorm:
+      return RmsNorm(stream, x, weights.weight, config.norm_epsilon, out);
+  }
+}
+
 void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
                   const StepInputs& inputs, const Activations& a) {
-  InputNorm(context, layer, a);
   const Projections p = Project(context, layer, a);
   if (layer.owner) Store(context, layer, inputs, p);
   AttentionAndMlp(context, layer, inputs, p.query, a);
@@ -151,13 +177,11 @@ void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
 void WriteKeysAndValues(const TransformerContext& context, const LayerWeights& layer,
                         const StepInputs& inputs, const Activations& a) {
   CHECK(layer.owner);
-  InputNorm(context, layer, a);
   Store(context, layer, inputs, ProjectKeyAndValue(context, layer, a));
 }
 
 void DecoderLayerFromQuery(const TransformerContext& context, const LayerWeights& layer,
                            const StepInputs& inputs, const Activations& a) {
-  InputNorm(context, layer, a);
   AttentionAndMlp(context, layer, inputs, ProjectQuery(context, layer, a), a);
 }
 

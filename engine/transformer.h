@@ -28,10 +28,16 @@ struct TransformerContext {
   const RopeTable& rope;
 };
 
-// One GPT-NeoX layer (Black et al. 2022, arXiv:2204.06745) on this rank's heads and MLP rows, in
-// place on a.hidden, whose tensors are the step's rows.
-//   parallel residual: x + Attention(LN1 x) + MLP(LN2 x), one all-reduce;
-//   sequential: x += Attention(LN1 x), then x += MLP(LN2 x), two.
+// out = the model's kind of norm of x.
+void Norm(const Stream& stream, const ModelConfig& config, const NormWeights& weights,
+          const Tensor& x, const Tensor& out);
+
+// One layer on this rank's heads and MLP rows, in place on a.hidden, whose tensors are the step's
+// rows.
+//   parallel residual (GPT-NeoX, Black et al. 2022, arXiv:2204.06745): x + Attention(N1 x) +
+//   MLP(N2 x), one all-reduce;
+//   sequential (Llama, Touvron et al. 2023, arXiv:2302.13971): x += Attention(N1 x), then x +=
+//   MLP(N2 x), two.
 void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
                   const StepInputs& inputs, const Activations& a);
 

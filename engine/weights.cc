@@ -38,7 +38,9 @@ class StageLoader {
   void PlanRowParallel(const std::string& name, int64_t in, const ShardRange& columns, bool bias,
                        LinearWeights* linear);
   void PlanVocabulary(absl::string_view name, Tensor* table);
+  void PlanGateUp(int layer, LinearWeights* linear);
   void PlanNorm(const std::string& name, NormWeights* norm);
+  void PlanHeadNorm(const std::string& name, Tensor* norm);
   void PlaceLinear(int64_t out, int64_t in, bool bias, LinearWeights* linear);
 
   const Checkpoint* checkpoint_;
@@ -107,12 +109,14 @@ absl::Status StageLoader::PlanLayer(int layer, LayerWeights* w) {
   const int64_t head_columns = int64_t{heads.query_count} * config_.head_dim;
   PlanNorm(name(names_.input_norm), &w->input_layernorm);
   PlanNorm(name(names_.post_attention_norm), &w->post_attention_layernorm);
+  if (w->owner && config_.separate_kv_norm) PlanNorm(name(names_.kv_norm), &w->kv_layernorm);
+  if (config_.qk_norm) PlanHeadNorm(name(names_.query_norm), &w->q_norm);
+  if (config_.qk_norm && w->owner) PlanHeadNorm(name(names_.key_norm), &w->k_norm);
   RETURN_IF_ERROR(PlanQkv(w));
   PlanRowParallel(name(names_.output), int64_t{config_.num_heads} * config_.head_dim,
                   {int64_t{heads.query_begin} * config_.head_dim, head_columns, head_columns},
                   config_.output_bias, &w->o_proj);
-  PlanColumnParallel(name(names_.up), config_.intermediate_size, config_.hidden_size,
-                     weights_.intermediate, config_.mlp_bias, &w->gate_up_proj);
+  PlanGateUp(layer, &w->gate_up_proj);
   PlanRowParallel(name(names_.down), config_.intermediate_size, weights_.intermediate,
                   config_.mlp_bias, &w->down_proj);
   return absl::OkStatus();
@@ -215,13 +219,36 @@ void StageLoader::PlanVocabulary(absl::string_view name, Tensor* table) {
              {vocab.begin, vocab.count, 0, hidden_size}, *table);
 }
 
+// Two column-parallel matrices, one above the other, in a gated MLP.
+void StageLoader::PlanGateUp(int layer, LinearWeights* linear) {
+  const int64_t out = config_.intermediate_size;
+  const int64_t in = config_.hidden_size;
+  const ShardRange& rows = weights_.intermediate;
+  const bool gated = config_.gated_mlp;
+  const bool bias = config_.mlp_bias;
+  PlaceLinear((gated ? 2 : 1) * rows.padded, in, bias, linear);
+  const auto read = [&](absl::string_view stem, int64_t to) {
+    const std::string name = names_.InLayer(layer, stem);
+    plan_.Read(name + ".weight", {out, in}, {rows.begin, rows.count, 0, in}, linear->weight, to);
+    if (bias) plan_.Read(name + ".bias", {out}, {rows.begin, rows.count}, linear->bias, to);
+  };
+  if (gated) read(names_.gate, 0);
+  read(names_.up, gated ? rows.padded : 0);
+}
+
 void StageLoader::PlanNorm(const std::string& name, NormWeights* norm) {
   const int64_t size = config_.hidden_size;
-  for (const auto& [part, tensor] :
-       {std::pair(".weight", &norm->weight), std::pair(".bias", &norm->bias)}) {
-    plan_.Place(DType::kFloat32, {size}, tensor);
-    plan_.Read(name + part, {size}, {0, size}, *tensor);
-  }
+  plan_.Place(DType::kFloat32, {size}, &norm->weight);
+  plan_.Read(name + ".weight", {size}, {0, size}, norm->weight);
+  if (config_.norm == NormKind::kRmsNorm) return;
+  plan_.Place(DType::kFloat32, {size}, &norm->bias);
+  if (config_.norm_bias) plan_.Read(name + ".bias", {size}, {0, size}, norm->bias);
+}
+
+void StageLoader::PlanHeadNorm(const std::string& name, Tensor* norm) {
+  const int64_t size = config_.head_dim;
+  plan_.Place(DType::kFloat32, {size}, norm);
+  plan_.Read(name + ".weight", {size}, {0, size}, *norm);
 }
 
 void StageLoader::PlaceLinear(int64_t out, int64_t in, bool bias, LinearWeights* linear) {

@@ -27,7 +27,7 @@ struct LinearWeights {
 };
 struct NormWeights {
   Tensor weight;  // [hidden_size] float32
-  Tensor bias;
+  Tensor bias;    // a layer norm's; zeros where the model has none
 };
 // An owner whose K (or V) projection is dense_out(activation(dense_in(x))) (use_key_value_mlp).
 struct KeyValueMlpWeights {
@@ -40,13 +40,16 @@ struct LayerWeights {
   bool owner = true;  // a reuser's qkv_proj has the query rows alone
   NormWeights input_layernorm;
   NormWeights post_attention_layernorm;
+  NormWeights kv_layernorm;  // an owner's, where the model has separate_kv_norm
+  Tensor q_norm, k_norm;     // [head_dim] float32, where the model has qk_norm; k_norm an owner's
   // Rows: query_count * head_dim, then for an owner with plain projections kv_count * head_dim of K
   // and as many of V.
   LinearWeights qkv_proj;
   KeyValueMlpWeights key_mlp, value_mlp;  // owners of use_key_value_mlp models; empty otherwise
   LinearWeights o_proj;                   // [hidden_size, query_count * head_dim]
-  LinearWeights gate_up_proj;             // [intermediate share, hidden_size]
-  LinearWeights down_proj;                // [hidden_size, intermediate share]
+  // [intermediate share, hidden_size]; in a gated MLP the gate's rows, then as many of up.
+  LinearWeights gate_up_proj;
+  LinearWeights down_proj;  // [hidden_size, intermediate share]
 };
 
 struct StageWeights {

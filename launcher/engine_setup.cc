@@ -19,6 +19,7 @@ absl::Status CheckRange(const char* flag, int64_t value, int64_t low, int64_t hi
 
 absl::StatusOr<ModelOverrides> ParseOverrides(const ModelFlags& flags) {
   ModelOverrides overrides;
+  overrides.kv_source = flags.kv_source;
   if (!flags.reuse_keys.has_value()) return overrides;
   if (*flags.reuse_keys == "post_rope") {
     overrides.reuse_keys = ReuseKeys::kPostRope;
@@ -56,6 +57,9 @@ void ModelFlags::AddTo(FlagSet* flags) {
   flags->Add("dtype", &dtype, "float32 or bfloat16 (default: bfloat16 for bfloat16 checkpoints)");
   flags->Add("reuse_keys", &reuse_keys,
              "post_rope or pre_rope: which keys a reusing layer reads; overrides config.json");
+  flags->Add("kv_source", &kv_source,
+             "layer whose KV cache each layer reads, as 0,0,2,2, or cla2, mlkv4, keep_ends, "
+             "dense_front, dense_back; overrides config.json");
   flags->Add("kv_memory", &kv_memory, "bytes of KV cache on each rank");
   flags->Add("block_size", &block_size, "tokens of a KV block");
   flags->Add("max_model_len", &max_model_len,
@@ -101,6 +105,7 @@ absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags) {
   RETURN_IF_ERROR(CheckTpDividesHeads(setup.config.num_heads, setup.parallel.tp_size));
   ASSIGN_OR_RETURN(setup.dtype, ChooseDType(flags.dtype, setup.config));
   ASSIGN_OR_RETURN(setup.max_model_len, ChooseMaxModelLen(flags, setup.config));
+  RETURN_IF_ERROR(CheckSlidingWindow(setup.config, setup.max_model_len));
 
   const StageCosts costs = StageCostsOf(setup.config);
   if (flags.stages.has_value()) {

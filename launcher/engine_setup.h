@@ -25,6 +25,7 @@ struct ModelFlags {
   std::optional<std::string> stages;
   std::optional<std::string> dtype;
   std::optional<std::string> reuse_keys;
+  std::optional<std::string> kv_source;
   int64_t kv_memory = int64_t{1} << 30;
   int64_t block_size = 16;
   std::optional<int64_t> max_model_len;

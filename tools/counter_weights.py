@@ -18,9 +18,9 @@ any part of a tensor can be made by itself. All integers are unsigned, 64 bits, 
 | tensor, the first row that fits                              | offset | scale                |
 |--------------------------------------------------------------|--------|----------------------|
 | name ends with ".bias"                                       | 0      | 0.1                  |
-| name ends with "layernorm.weight" or "layer_norm.weight"     | 1      | 0.1                  |
-| name ends with "embed_in.weight"                             | 0      | 1                    |
-| any other [out, in]: projections, MLP, embed_out             | 0      | gain * sqrt(3 / in)  |
+| name ends with "norm.weight"                                 | 1      | 0.1                  |
+| name ends with "embed_in.weight" or "embed_tokens.weight"    | 0      | 1                    |
+| any other [out, in]: projections, MLP, LM head               | 0      | gain * sqrt(3 / in)  |
 
 sqrt(3 / in) gives a matrix entries of variance 1 / in, so that what passes through it keeps its
 size. `model_seed` and `gain` are the golden's `weights`; `scale` is (gain * sqrt(3.0 / in)) in
@@ -54,9 +54,9 @@ def splitmix64(z: np.ndarray) -> np.ndarray:
 def offset_and_scale(name: str, shape: tuple[int, ...], gain: float) -> tuple[float, float]:
     if name.endswith(".bias"):
         return 0.0, 0.1
-    if name.endswith(("layernorm.weight", "layer_norm.weight")):
+    if name.endswith("norm.weight"):
         return 1.0, 0.1
-    if name.endswith("embed_in.weight"):
+    if name.endswith(("embed_in.weight", "embed_tokens.weight")):
         return 0.0, 1.0
     return 0.0, gain * math.sqrt(3.0 / shape[1])
 

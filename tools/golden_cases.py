@@ -1,4 +1,4 @@
-"""The checkpoints of the golden logits: what each case varies, and the tensors it needs."""
+"""GPT-NeoX's checkpoints of the golden logits: what each varies, and the tensors it needs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ Shapes = dict[str, list[int]]
 class Case:
     name: str
     config: Config
-    fused: bool  # a stock checkpoint, which transformers can load as well
+    stock: bool  # transformers can load it as well
     length: int = 24
     gain: float = 1.0
 
@@ -39,7 +39,7 @@ def make_config(layers: int, heads: int, hidden: int, **others: Any) -> Config:
 
 
 def stock(name: str, shape: tuple[int, int, int], length: int = 24, **others: Any) -> Case:
-    return Case(name, make_config(*shape, **others), fused=True, length=length)
+    return Case(name, make_config(*shape, **others), stock=True, length=length)
 
 
 def shared(name: str, shape: tuple[int, int, int], g: int, length: int = 24, **others: Any) -> Case:
@@ -47,7 +47,7 @@ def shared(name: str, shape: tuple[int, int, int], g: int, length: int = 24, **o
     if "kv_source" in others:
         others["num_key_value_layers"] = len(set(others["kv_source"]))
     config = make_config(*shape, num_key_value_heads=g, **others)
-    return Case(name, config, fused=False, length=length)
+    return Case(name, config, stock=False, length=length)
 
 
 def both_rules(name: str, shape: tuple[int, int, int], g: int, **others: Any) -> list[Case]:
@@ -104,7 +104,7 @@ def layer_shapes(case: Case, owner: bool) -> Shapes:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     linears = {"mlp.dense_h_to_4h": [inner, hidden], "mlp.dense_4h_to_h": [hidden, inner]}
     attention = {"dense": [hidden, hidden]}
-    if case.fused:
+    if case.stock:  # fused
         attention["query_key_value"] = [3 * hidden, hidden]
     else:
         attention["query"] = [hidden, hidden]

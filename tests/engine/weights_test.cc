@@ -5,6 +5,7 @@
 #include <functional>
 #include <ostream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "tests/testing/expect_status.h"
@@ -296,7 +297,7 @@ TEST(WeightsTest, GoldenCheckpointsLoad) {
   for (const std::string& file : GoldenFiles()) {
     const TempDir dir;
     const Golden golden = ReadGolden(file);
-    if (golden.tensors.at("gpt_neox.embed_in.weight")[0] > 1000) continue;  // large, nothing else
+    if (absl::StrContains(file, "_shape")) continue;  // large, nothing else
     WriteGoldenModel(dir.path(), golden);
     const auto weights = Load(dir.path(), Topology({1, 2}, 1), DType::kFloat32);
     EXPECT_TRUE(weights.ok()) << file << ": " << weights.status();

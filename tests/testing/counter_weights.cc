@@ -31,9 +31,9 @@ struct OffsetScale {
 OffsetScale OffsetAndScale(const std::string& name, const std::vector<int64_t>& shape,
                            double gain) {
   if (absl::EndsWith(name, ".bias")) return {0.0, 0.1};
-  if (absl::EndsWith(name, "layernorm.weight") || absl::EndsWith(name, "layer_norm.weight"))
-    return {1.0, 0.1};
-  if (absl::EndsWith(name, "embed_in.weight")) return {0.0, 1.0};
+  if (absl::EndsWith(name, "norm.weight")) return {1.0, 0.1};
+  if (absl::EndsWith(name, "embed_in.weight") || absl::EndsWith(name, "embed_tokens.weight"))
+    return {0.0, 1.0};
   CHECK_EQ(shape.size(), 2u);
   return {0.0, gain * std::sqrt(3.0 / static_cast<double>(shape[1]))};
 }
