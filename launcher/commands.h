@@ -13,6 +13,7 @@ using Arguments = std::vector<std::string>;
 
 absl::Status GenerateCommand(const Arguments& arguments);
 absl::Status ScoreCommand(const Arguments& arguments);
+absl::Status EvalCommand(const Arguments& arguments);
 absl::Status ServeCommand(const Arguments& arguments);
 absl::Status ClientCommand(const Arguments& arguments);
 absl::Status PlanCommand(const Arguments& arguments);

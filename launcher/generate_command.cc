@@ -125,9 +125,9 @@ absl::Status GenerateCommand(const Arguments& arguments) {
   bool has_tokenizer = false;
   const bool stream = !flags.json && !flags.prompts.has_value();
   OfflineJob job;
-  job.requests = [&](const Tokenizer* tokenizer) {
-    has_tokenizer = tokenizer != nullptr;
-    return MakeRequests(flags, tokenizer);
+  job.requests = [&](const Engine& engine) {
+    has_tokenizer = engine.tokenizer() != nullptr;
+    return MakeRequests(flags, engine.tokenizer());
   };
   job.on_token = [&](size_t, const TokenInfo& token) {
     if (!stream || !has_tokenizer) return;

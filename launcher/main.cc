@@ -26,6 +26,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"generate", "text from prompts, offline", true, GenerateCommand},
     {"score", "log-probabilities of texts, offline", true, ScoreCommand},
+    {"eval", "accuracy and perplexity on a task's questions, offline", true, EvalCommand},
     {"serve", "one rank of an engine behind gRPC", true, ServeCommand},
     {"client", "a prompt to a running engine, the text as it streams", false, ClientCommand},
     {"plan", "how a model is cut and what fits, from config.json alone", false, PlanCommand},

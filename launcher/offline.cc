@@ -78,7 +78,7 @@ struct Driver {
     RETURN_IF_ERROR(CheckTimelinePath(flags));
     ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(flags.model.model));
     engine = std::make_unique<Engine>(setup.engine, tokenizer.get());
-    ASSIGN_OR_RETURN(requests, job.requests(tokenizer.get()));
+    ASSIGN_OR_RETURN(requests, job.requests(*engine));
     outputs.resize(requests.size());
     tally.num_requests = requests.size();
     for (size_t i = 0; i < requests.size(); ++i) {

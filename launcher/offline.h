@@ -31,10 +31,9 @@ struct OfflineStats {
 };
 
 struct OfflineJob {
-  // Rank 0 only: the requests, made before any weights are read. `tokenizer` is null when the model
-  // directory has none.
-  std::function<absl::StatusOr<std::vector<GenerationRequest>>(const Tokenizer* tokenizer)>
-      requests;
+  // Rank 0 only: the requests, made before any weights are read. The engine has no tokenizer when
+  // the model directory has none.
+  std::function<absl::StatusOr<std::vector<GenerationRequest>>(const Engine& engine)> requests;
   // Rank 0 only, may be empty: text as it streams, with the request's index.
   std::function<void(size_t index, const TokenInfo& token)> on_token;
   // Rank 0 only: everything, in the order of the requests.

@@ -74,7 +74,7 @@ absl::Status ScoreCommand(const Arguments& arguments) {
   if (input.empty()) return absl::InvalidArgumentError("--input is required");
 
   OfflineJob job;
-  job.requests = [&](const Tokenizer* tokenizer) { return MakeRequests(input, tokenizer); };
+  job.requests = [&](const Engine& made) { return MakeRequests(input, made.tokenizer()); };
   job.finish = [](const auto& requests, const auto& outputs, const OfflineStats& stats) {
     for (size_t i = 0; i < outputs.size(); ++i) {
       RETURN_IF_ERROR(outputs[i].status);

@@ -97,7 +97,7 @@ class BadInput : public testing::Test {
 };
 
 TEST_F(BadInput, HelpOfEverySubcommand) {
-  for (const char* name : {"generate", "score", "serve", "client", "plan", "bench"}) {
+  for (const char* name : {"generate", "score", "eval", "serve", "client", "plan", "bench"}) {
     const CommandResult result = RunCommand(Polystrate({name, "--help"}), kTimeout);
     EXPECT_EQ(result.exit_code, 0) << name;
     EXPECT_TRUE(absl::StartsWith(result.out, absl::StrCat("polystrate ", name, ": ")));
