@@ -282,8 +282,8 @@ int64_t MlpGrowth(const ModelConfig& config, const KvSharing& sharing, int num_k
   const int64_t lost = heads_lost * 2 * config.head_dim * of_a_row;
   const int64_t of_a_layer = lost / config.num_layers;
   const double rows = static_cast<double>(of_a_layer) / static_cast<double>(config.hidden_size);
-  constexpr int kMatrices = 2;
-  return static_cast<int64_t>(std::nearbyint(rows)) / kMatrices;
+  const int matrices = config.gated_mlp ? 3 : 2;
+  return static_cast<int64_t>(std::nearbyint(rows)) / matrices;
 }
 
 absl::StatusOr<ConversionPlan> PlanConversion(const ModelConfig& config,

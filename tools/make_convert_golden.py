@@ -82,7 +82,7 @@ def case_of(c: Conversion) -> Case:
     config = make_config(c.layers, c.heads, c.hidden, intermediate_size=c.inner, vocab_size=31)
     if c.stored_kv_heads != c.heads:
         config["num_key_value_heads"] = c.stored_kv_heads
-    return Case(c.name, config, fused=c.stored_kv_heads == c.heads)
+    return Case(c.name, config, stock=c.stored_kv_heads == c.heads)
 
 
 def make_state(case: Case, shapes: Shapes, dtype: str) -> State:

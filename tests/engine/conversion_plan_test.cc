@@ -49,6 +49,10 @@ TEST(MlpGrowthTest, HalvesGoToTheEvenNumber) {
   EXPECT_EQ(rows(1), 0);  // 0.5 -> 0
   EXPECT_EQ(rows(2), 0);  // 1.0 -> 1, halved and rounded down
   EXPECT_EQ(rows(3), 1);  // 1.5 -> 2
+  // A gated MLP has three matrices to grow. 48 - 7 heads lost are 20.5 rows a layer.
+  config.gated_mlp = true;
+  config.num_kv_heads = 12;
+  EXPECT_EQ(MlpGrowth(config, KvSharing::Mlkv(4, 1).value(), 7), 6);  // 20 / 3, not 21 / 3
 }
 
 }  // namespace

@@ -187,6 +187,31 @@ INSTANTIATE_TEST_SUITE_P(
         ClaModel{"7 ", "H64-MQA-CLA2", 64, 48, 1, 32, "cla2", 16, 4096},
         ClaModel{"7 ", "H32-MQA", 32, 96, 1, 32, "cla1", 32, 4096}));
 
+// The paper's architecture: gated MLPs, no biases. Its parameters without the vocabulary's, in
+// millions; norms, which it does not specify, are below the tolerance.
+TEST(ClaTablesTest, ParametersOfTheModels) {
+  struct Case {
+    int num_layers, num_heads, num_kv_heads;
+    int64_t intermediate_size;
+    const char* kv_source;
+    double millions;
+  };
+  const Case cases[] = {{20, 16, 16, 5472, "cla1", 1007.9},
+                        {20, 16, 1, 5472, "cla1", 850.7},
+                        {20, 16, 1, 5472, "cla2", 845.4},
+                        {32, 24, 1, 8192, "cla1", 3045.1},
+                        {32, 24, 1, 8192, "cla2", 3032.5}};
+  for (const Case& c : cases) {
+    ModelConfig config =
+        Shape(c.num_heads, c.num_kv_heads, 128, ParseKvSource(c.kv_source, c.num_layers).value());
+    config.intermediate_size = c.intermediate_size;
+    config.gated_mlp = true;
+    config.qkv_bias = config.output_bias = config.mlp_bias = config.norm_bias = false;
+    const int64_t vocabulary = 2 * config.vocab_size * config.hidden_size;
+    EXPECT_NEAR(static_cast<double>(config.NumParameters() - vocabulary) / 1e6, c.millions, 0.25);
+  }
+}
+
 // "Slightly fewer parameters": the K and V projections of the layers that reuse.
 TEST(ClaTablesTest, SharingSavesTheProjectionsOfReusers) {
   ModelConfig mqa = Shape(16, 1, 128, KvSharing::AllOwn(20));
