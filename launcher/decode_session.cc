@@ -152,7 +152,7 @@ std::vector<double> DecodeSession::AttentionSeconds(int repeats, const MemorySwe
   options.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
 
   std::vector<std::vector<double>> seconds(config_.num_layers);
-  for (int repeat = -1; repeat < repeats; ++repeat) {  // -1 warms up
+  for (int repeat = sweep == nullptr ? -1 : 0; repeat < repeats; ++repeat) {  // -1 warms up
     for (int layer = 0; layer < config_.num_layers; ++layer) {
       if (sweep != nullptr) sweep->Read();
       const double start = Now();

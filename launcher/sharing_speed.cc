@@ -71,23 +71,23 @@ DecodeSpeed Describe(const DecodeSession& session, const SharingOptions& options
   return speed;
 }
 
-// Seconds of each step of each session, the sessions taking turns. batch[i] is session i's.
+// Seconds of `num_steps` of the options' steps of each session, the sessions taking turns. batch[i]
+// is session i's.
 std::vector<std::vector<double>> RunInTurns(const Sessions& sessions,
-                                            const std::vector<int64_t>& batch,
+                                            const std::vector<int64_t>& batch, int64_t num_steps,
                                             const SharingOptions& options,
                                             const std::function<void(int)>& turn_done) {
   std::vector<std::vector<double>> seconds(sessions.size());
   for (int turn = 0; turn < kTurns; ++turn) {
-    const int64_t begin = options.steps * turn / kTurns;
-    const int64_t end = options.steps * (turn + 1) / kTurns;
+    const int64_t steps = num_steps * (turn + 1) / kTurns - num_steps * turn / kTurns;
     for (size_t i = 0; i < sessions.size(); ++i) {
-      sessions[i]->Begin(batch[i], options.context + begin);
+      sessions[i]->Begin(batch[i], options.context + options.steps * turn / kTurns);
       sessions[i]->Step(/*advance=*/false);  // brings its weights back into the caches
-      for (int64_t step = begin; step < end; ++step) {
+      for (int64_t step = 0; step < steps; ++step) {
         seconds[i].push_back(sessions[i]->Step(/*advance=*/true));
       }
-      turn_done(turn);
     }
+    turn_done(turn);
   }
   return seconds;
 }
@@ -116,8 +116,8 @@ absl::StatusOr<SharingReport> MeasureSharing(const std::vector<PaperVariant>& va
   std::vector<int64_t> largest;
   for (const auto& session : sessions) largest.push_back(session->max_sequences());
   // Most of the time goes to the large batches.
-  auto at_equal =
-      RunInTurns(sessions, equal, options, [&](int turn) { progress(0.2 * (turn + 1) / kTurns); });
+  auto at_equal = RunInTurns(sessions, equal, options.steps, options,
+                             [&](int turn) { progress(0.2 * (turn + 1) / kTurns); });
   std::vector<SharingRow> rows(sessions.size());
   const MemorySweep sweep(options.num_threads, options.sweep_bytes);
   for (size_t i = 0; i < sessions.size(); ++i) {
@@ -133,7 +133,8 @@ absl::StatusOr<SharingReport> MeasureSharing(const std::vector<PaperVariant>& va
     row.cold_attention = TimeAttention(sharing, session.AttentionSeconds(repeats, &sweep));
     row.ordered_attention = TimeAttention(sharing, session.AttentionSeconds(repeats, nullptr));
   }
-  auto at_largest = RunInTurns(sessions, largest, options,
+  const int64_t largest_steps = std::min(options.largest_batch_steps, options.steps);
+  auto at_largest = RunInTurns(sessions, largest, largest_steps, options,
                                [&](int turn) { progress(0.3 + 0.6 * (turn + 1) / kTurns); });
   for (size_t i = 0; i < sessions.size(); ++i) {
     rows[i].largest_batch = Describe(*sessions[i], options, std::move(at_largest[i]));

@@ -19,10 +19,13 @@ struct SharingOptions {
   int64_t batch = 8;       // of the comparison at equal batch
   int64_t context = 2000;  // cached tokens before the first step
   int64_t steps = 47;      // the paper's harness: 2,000 random tokens, then 47 greedy steps
+  // Of the steps at the largest batch, which take seconds each, so many are run: spread over the
+  // same contexts.
+  int64_t largest_batch_steps = 12;
   // Of each model. The default is what 8 sequences of 2,048 tokens of Pythia-160M take, without
   // sharing, in 2-byte elements.
   int64_t kv_memory = int64_t{8} * 2048 * 36864;
-  int attention_repeats = 5;
+  int attention_repeats = 3;
   int64_t sweep_bytes = kSweepBytes;  // read to measure the memory, and to empty the caches
 };
 

@@ -21,6 +21,7 @@ from torch import Tensor
 import golden_cases
 import golden_llama
 import oracle
+import reference_decode
 from counter_weights import counter_weights, fnv1a64
 from demo_corpus import REPOSITORY
 from golden_cases import Case, Shapes
@@ -32,6 +33,9 @@ COLUMNS = 200
 # The two best logits of a kept row differ by this share of the largest at least, so that rounding
 # cannot swap them.
 MARGIN = 0.01
+# Of reference_decode/: shared under the rule that its full forward has, and one that shares nothing.
+REFERENCE_CASES = ("mlkv_l4_m2_g1_pre_rope", "mlkv_l5_m3_g2_pre_rope", "gqa")
+REFERENCE_CHUNK = 4  # tokens of a step
 
 
 def transformers_logits(
@@ -86,12 +90,20 @@ def tensor_shapes(case: Case) -> Shapes:
     return golden_llama.tensor_shapes(case.config, source)
 
 
+def make_weights(case: Case) -> dict[str, Tensor]:
+    return {
+        name: torch.from_numpy(counter_weights(name, tuple(shape), MODEL_SEED, case.gain))
+        for name, shape in tensor_shapes(case).items()
+    }
+
+
+def rounded(logits: Tensor) -> list[list[float]]:
+    return [[float(f"{value:.7g}") for value in row] for row in logits.tolist()]
+
+
 def make_golden(case: Case) -> dict:
     shapes = tensor_shapes(case)
-    weights = {
-        name: torch.from_numpy(counter_weights(name, tuple(shape), MODEL_SEED, case.gain))
-        for name, shape in shapes.items()
-    }
+    weights = make_weights(case)
     generator = np.random.default_rng(fnv1a64(case.name))
     token_ids = generator.integers(case.config["vocab_size"], size=case.length).tolist()
     source, logits = golden_logits(case, weights, token_ids)
@@ -107,12 +119,23 @@ def make_golden(case: Case) -> dict:
         "token_ids": token_ids,
         "positions": positions,
         "vocab_ids": columns,
-        "logits": [
-            [float(f"{value:.7g}") for value in row]
-            for row in logits[positions][:, columns].tolist()
-        ],
+        "logits": rounded(logits[positions][:, columns]),
         "argmax": logits[positions].argmax(-1).tolist(),
         "logit_scale": float(f"{logits.abs().max():.7g}"),
+    }
+
+
+def make_reference_decode(golden: dict) -> dict:
+    """The golden's own rows and columns, as the published code decodes them."""
+    (case,) = (case for case in golden_cases.CASES if case.name == golden["name"])
+    weights, token_ids = make_weights(case), golden["token_ids"]
+    full = reference_decode.logits(weights, case.config, token_ids, len(token_ids))
+    assert torch.allclose(full, oracle.logits(weights, case.config, token_ids), rtol=0, atol=1e-9)
+    decoded = reference_decode.logits(weights, case.config, token_ids, REFERENCE_CHUNK)
+    return golden | {
+        "source": f"reference_decode float64, {REFERENCE_CHUNK} tokens at a time",
+        "logits": rounded(decoded[golden["positions"]][:, golden["vocab_ids"]]),
+        "argmax": decoded[golden["positions"]].argmax(-1).tolist(),
     }
 
 
@@ -129,12 +152,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=REPOSITORY / "tests" / "golden")
     out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "reference_decode").mkdir(parents=True, exist_ok=True)
     transformers.utils.logging.disable_progress_bar()
     for case in golden_cases.CASES + golden_llama.CASES:
         golden = make_golden(case)
         write_golden(out / f"{case.name}.json", golden)
         print(f"{case.name}: {golden['source']}, largest logit {golden['logit_scale']:.3g}")
+        if case.name in REFERENCE_CASES:
+            decoded = make_reference_decode(golden)
+            write_golden(out / "reference_decode" / f"{case.name}.json", decoded)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "absl/strings/str_cat.h"
 #include "engine/json.h"
 #include "engine/json_writer.h"
 #include "kernels/core/check.h"
@@ -46,16 +47,22 @@ std::vector<T> Integers(const JsonView& array) {
   return integers;
 }
 
-}  // namespace
-
-std::vector<std::string> GoldenFiles() {
+std::vector<std::string> JsonFiles(const std::string& folder) {
   std::vector<std::string> files;
-  const std::string folder = std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden";
   std::error_code missing;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, missing))
+  for (const auto& entry : std::filesystem::directory_iterator(
+           absl::StrCat(POLYSTRATE_SOURCE_DIR, "/", folder), missing))
     if (entry.path().extension() == ".json") files.push_back(entry.path().string());
   std::sort(files.begin(), files.end());
   return files;
+}
+
+}  // namespace
+
+std::vector<std::string> GoldenFiles() { return JsonFiles("tests/golden"); }
+
+std::vector<std::string> ReferenceDecodeFiles() {
+  return JsonFiles("tests/golden/reference_decode");
 }
 
 Golden ReadGolden(const std::string& path) {

@@ -27,6 +27,9 @@ struct Golden {
 
 // Files of tests/golden, ascending; the folder is in the source tree.
 std::vector<std::string> GoldenFiles();
+// Those of tests/golden/reference_decode: logits that are wrong, as the published MLKV code decodes
+// (tools/reference_decode.py), of the checkpoints of golden files of the same names.
+std::vector<std::string> ReferenceDecodeFiles();
 // CHECK-fails when the file is not one that make_golden.py writes.
 Golden ReadGolden(const std::string& path);
 // Writes the golden's config.json and float32 safetensors into `dir`, which exists.

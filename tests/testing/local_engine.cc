@@ -139,51 +139,89 @@ LocalRun RunLocalEngine(const std::string& model_dir, const LocalEngineOptions& 
   return run;
 }
 
-std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
-                                           const std::vector<int32_t>& tokens,
-                                           std::optional<ReuseKeys> reuse_keys, DType dtype) {
-  LocalEngineOptions options;
-  options.reuse_keys = reuse_keys;
-  options.dtype = dtype;
-  const int64_t n = static_cast<int64_t>(tokens.size());
-  options.num_blocks = (n + options.block_size - 1) / options.block_size;
-  const ModelPlan plan = MakePlan(model_dir, options);
+namespace {
 
+// Tokens [begin, end) of one sequence whose blocks are 0, 1, ..., and the logits of those from
+// `first_scored` on.
+StepPlan StepOf(const std::vector<int32_t>& tokens, int32_t begin, int32_t end,
+                int32_t first_scored, int64_t num_blocks) {
   StepPlan step;
-  step.token_ids = tokens;
-  step.cu_seqlens_q = {0, static_cast<int32_t>(n)};
-  step.context_lens = {static_cast<int32_t>(n)};
-  step.max_blocks = static_cast<int32_t>(options.num_blocks);
+  step.token_ids.assign(tokens.begin() + begin, tokens.begin() + end);
+  step.cu_seqlens_q = {0, end - begin};
+  step.context_lens = {end};
+  step.max_blocks = static_cast<int32_t>(num_blocks);
   for (int32_t block = 0; block < step.max_blocks; ++block) step.block_tables.push_back(block);
-  for (int32_t i = 0; i < n; ++i) {
+  for (int32_t i = begin; i < end; ++i) {
     step.positions.push_back(i);
     step.slot_mapping.push_back(i);
   }
+  const int32_t last = std::min<int32_t>(end, first_scored + Activations::kMaxLogitRows);
+  for (int32_t i = first_scored; i < last; ++i) {
+    step.scores.push_back({/*sequence_id=*/0, i - begin, ScoreRow{}, /*position=*/i + 1});
+  }
+  return step;
+}
 
-  const Topology topology(plan.engine.parallel, 0);
+// One rank of Logits(); the sampler's fills `logits`.
+void PlayLogitsRank(const std::string& model_dir, const std::vector<int32_t>& tokens,
+                    const ModelPlan& plan, int64_t chunk, int rank, ProcessGroups& groups,
+                    std::vector<std::vector<float>>* logits) {
+  const Topology topology(plan.engine.parallel, rank);
   Stream stream = Stream::Cpu(1);
-  ProcessGroups groups = MakeSelfGroups();
-  const Stage& stage = plan.stages.stages[0];
-  StageWeights weights =
-      ValueOrDie(LoadStageWeights(model_dir, plan.config, topology, stage, dtype, stream.device()));
+  const Stage& stage = plan.stages.stages[topology.pp_rank()];
+  StageWeights weights = ValueOrDie(
+      LoadStageWeights(model_dir, plan.config, topology, stage, plan.stage.dtype, stream.device()));
   auto pipeline_stage = ValueOrDie(PipelineStage::Create({topology, stream, groups}, plan.config,
                                                          stage, std::move(weights), plan.stage));
-  std::vector<std::vector<float>> logits(n);
-  // The stage keeps the logits of one turn of kMaxLogitRows; the same step again gives the next
-  // ones.
-  for (int32_t begin = 0; begin < n; begin += Activations::kMaxLogitRows) {
-    const int32_t end = std::min<int32_t>(n, begin + Activations::kMaxLogitRows);
-    step.scores.clear();
-    for (int32_t row = begin; row < end; ++row) {
-      step.scores.push_back({/*sequence_id=*/0, row, ScoreRow{}, /*position=*/row + 1});
-    }
-    pipeline_stage->Run(step);
-    for (int32_t row = begin; row < end; ++row) {
-      const float* values = pipeline_stage->logits().Rows(row - begin, 1).data<float>();
-      logits[row].assign(values, values + plan.config.vocab_size);
+  const auto n = static_cast<int32_t>(tokens.size());
+  for (int32_t begin = 0; begin < n; begin += static_cast<int32_t>(chunk)) {
+    const int32_t end = std::min<int32_t>(n, begin + static_cast<int32_t>(chunk));
+    // The stage keeps the logits of one turn of kMaxLogitRows; the same step again gives the next
+    // ones.
+    for (int32_t first = begin; first < end; first += Activations::kMaxLogitRows) {
+      const StepPlan step = StepOf(tokens, begin, end, first, plan.stage.num_blocks);
+      pipeline_stage->Run(step);
+      if (rank != topology.sampler_rank()) continue;
+      for (size_t i = 0; i < step.scores.size(); ++i) {
+        const float* values =
+            pipeline_stage->logits().Rows(static_cast<int64_t>(i), 1).data<float>();
+        (*logits)[first + i].assign(values, values + plan.config.vocab_size);
+      }
     }
   }
+}
+
+}  // namespace
+
+std::vector<std::vector<float>> Logits(const std::string& model_dir,
+                                       const std::vector<int32_t>& tokens,
+                                       const LogitsOptions& options) {
+  const auto n = static_cast<int64_t>(tokens.size());
+  LocalEngineOptions engine;
+  engine.tp_size = options.parallel.tp_size;
+  engine.pp_size = options.parallel.pp_size;
+  engine.reuse_keys = options.reuse_keys;
+  engine.dtype = options.dtype;
+  engine.num_blocks = (n + engine.block_size - 1) / engine.block_size;
+  engine.max_num_batched_tokens = std::max(n, engine.max_num_batched_tokens);
+  const ModelPlan plan = MakePlan(model_dir, engine);
+  std::vector<std::vector<float>> logits(n);
+  std::vector<ProcessGroups> groups = MakeThreadGroups(options.parallel);
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < options.parallel.world_size(); ++rank) {
+    ranks.emplace_back([&, rank] {
+      PlayLogitsRank(model_dir, tokens, plan, options.chunk == 0 ? n : options.chunk, rank,
+                     groups[rank], &logits);
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
   return logits;
+}
+
+std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
+                                           const std::vector<int32_t>& tokens,
+                                           std::optional<ReuseKeys> reuse_keys, DType dtype) {
+  return Logits(model_dir, tokens, {.reuse_keys = reuse_keys, .dtype = dtype});
 }
 
 std::vector<int32_t> RandomTokens(int64_t n, int64_t vocab_size, uint64_t seed) {

@@ -81,6 +81,18 @@ std::vector<std::vector<float>> FullLogits(const std::string& model_dir,
                                            std::optional<ReuseKeys> reuse_keys = std::nullopt,
                                            DType dtype = DType::kFloat32);
 
+// The same over ranks, threads here, or through the cache: `chunk` tokens a step, 0 for all at
+// once.
+struct LogitsOptions {
+  std::optional<ReuseKeys> reuse_keys;
+  DType dtype = DType::kFloat32;
+  ParallelConfig parallel;
+  int64_t chunk = 0;
+};
+std::vector<std::vector<float>> Logits(const std::string& model_dir,
+                                       const std::vector<int32_t>& tokens,
+                                       const LogitsOptions& options);
+
 // `n` token ids below vocab_size, from a fixed generator.
 std::vector<int32_t> RandomTokens(int64_t n, int64_t vocab_size, uint64_t seed);
 
