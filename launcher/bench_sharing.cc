@@ -71,7 +71,7 @@ std::string SpeedText(const SharingReport& report, const DecodeSpeed SharingRow:
 std::string AttentionText(const SharingReport& report) {
   std::string text =
       absl::StrFormat("%-9s %27s %27s %14s %16s %8s\n", "", "from memory: owner, reuser",
-                      "in turn: owner, reuser", "KV written/tok", "K,V proj. op/tok", "of MHA's");
+                      "in turn: owner, reuser", "KV written/tok", "K,V proj. op/tok", "of first");
   const auto pair = [](const AttentionTime& time) {
     if (time.reuser == 0) return absl::StrFormat("%8.3f        -        -", time.owner * 1e3);
     return absl::StrFormat("%8.3f %8.3f (%4.2fx)", time.owner * 1e3, time.reuser * 1e3,
@@ -87,6 +87,17 @@ std::string AttentionText(const SharingReport& report) {
   return text;
 }
 
+std::string ScratchText(const SharingReport& report) {
+  return absl::StrCat("MB beside weights and pool: ",
+                      absl::StrJoin(report.rows, ", ",
+                                    [](std::string* out, const SharingRow& row) {
+                                      absl::StrAppendFormat(
+                                          out, "%s %.1f", row.variant.name,
+                                          static_cast<double>(row.scratch_bytes) / kMega);
+                                    }),
+                      "\n");
+}
+
 std::string TableText(const SharingReport& report) {
   const SharingOptions& o = report.options;
   std::string text = absl::StrFormat(
@@ -99,7 +110,7 @@ std::string TableText(const SharingReport& report) {
       report.limits.matrix / kTera);
   absl::StrAppend(&text, "\nAt equal batch\n", SpeedText(report, &SharingRow::equal_batch));
   absl::StrAppend(&text, "\nAt the largest batch of a KV pool of ", o.kv_memory, " bytes\n",
-                  SpeedText(report, &SharingRow::largest_batch));
+                  SpeedText(report, &SharingRow::largest_batch), ScratchText(report));
   absl::StrAppend(
       &text, "slowest to fastest, predicted: ", absl::StrJoin(PredictedOrder(report), " "),
       "\nslowest to fastest, measured:  ", absl::StrJoin(MeasuredOrder(report), " "), "\n");
@@ -156,6 +167,7 @@ std::string JsonText(const SharingReport& report) {
     WriteSpeed(row.equal_batch, report.limits, &json);
     json.Key("largest_batch");
     WriteSpeed(row.largest_batch, report.limits, &json);
+    json.Key("scratch_bytes").Int(row.scratch_bytes);
     json.Key("attention_from_memory");
     WriteAttention(row.cold_attention, &json);
     json.Key("attention_in_turn");
@@ -175,20 +187,18 @@ SvgPlot Plot(const SharingReport& report) {
   plot.title =
       absl::StrFormat("Decode at a context of %d, one KV pool of %.0f MB", report.options.context,
                       static_cast<double>(report.options.kv_memory) / kMega);
-  plot.x = {absl::StrCat("sequences at once, ", Name(report.options.dtype)), /*log=*/true};
+  plot.x = {absl::StrCat("KV bytes that a token keeps, ", Name(report.options.dtype)),
+            /*log=*/true};
   plot.y = {"tokens per second", /*log=*/true};
-  PlotSeries predicted{"largest batch, by bytes alone", {}, /*markers=*/true, /*line=*/false};
-  PlotSeries measured{"largest batch, measured", {}, /*markers=*/true, /*line=*/false};
-  PlotSeries equal{"equal batch, measured", {}, /*markers=*/true, /*line=*/false};
+  PlotSeries predicted{"largest batch of the pool, by bytes alone", {}, true, /*line=*/false};
+  PlotSeries measured{"largest batch of the pool, measured", {}, true, /*line=*/false};
+  PlotSeries equal{absl::StrCat("batch ", report.options.batch, ", measured"), {}, true, false};
   for (const SharingRow& row : report.rows) {
-    const auto at = [&row](const DecodeSpeed& speed, double y, bool label) {
-      return PlotPoint{static_cast<double>(speed.sequences), y, label ? row.variant.name : ""};
-    };
+    const auto x = static_cast<double>(row.kv_resident_bytes);
     const DecodeSpeed& largest = row.largest_batch;
-    predicted.points.push_back(
-        at(largest, largest.predicted_tokens_per_second(report.limits), false));
-    measured.points.push_back(at(largest, largest.tokens_per_second(), true));
-    equal.points.push_back(at(row.equal_batch, row.equal_batch.tokens_per_second(), false));
+    predicted.points.push_back({x, largest.predicted_tokens_per_second(report.limits)});
+    measured.points.push_back({x, largest.tokens_per_second(), row.variant.name});
+    equal.points.push_back({x, row.equal_batch.tokens_per_second()});
   }
   plot.series = {measured, predicted, equal};
   return plot;

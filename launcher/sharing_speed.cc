@@ -92,6 +92,14 @@ std::vector<std::vector<double>> RunInTurns(const Sessions& sessions,
   return seconds;
 }
 
+absl::StatusOr<int64_t> ScratchBytesOf(DecodeSession& session, int64_t batch, int64_t context) {
+  session.Begin(batch, context);
+  ASSIGN_OR_RETURN(const int64_t before, ResidentBytes());
+  session.Step(/*advance=*/false);
+  ASSIGN_OR_RETURN(const int64_t after, ResidentBytes());
+  return after - before;
+}
+
 AttentionTime TimeAttention(const KvSharing& sharing, const std::vector<double>& layers) {
   std::vector<double> owners, reusers;
   for (int layer = 0; layer < sharing.num_layers(); ++layer) {
@@ -132,6 +140,10 @@ absl::StatusOr<SharingReport> MeasureSharing(const std::vector<PaperVariant>& va
     const int repeats = options.attention_repeats;
     row.cold_attention = TimeAttention(sharing, session.AttentionSeconds(repeats, &sweep));
     row.ordered_attention = TimeAttention(sharing, session.AttentionSeconds(repeats, nullptr));
+  }
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    ASSIGN_OR_RETURN(rows[i].scratch_bytes,
+                     ScratchBytesOf(*sessions[i], largest[i], options.context));
   }
   const int64_t largest_steps = std::min(options.largest_batch_steps, options.steps);
   auto at_largest = RunInTurns(sessions, largest, largest_steps, options,

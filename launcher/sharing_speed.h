@@ -63,6 +63,9 @@ struct SharingRow {
   int64_t kv_projection_operations = 0;  // per token decoded, of the matrices that are loaded
   DecodeSpeed equal_batch;
   DecodeSpeed largest_batch;
+  // What the first step at the largest batch adds to the process, by the system's account: scratch
+  // memory that a batch takes beside weights and KV.
+  int64_t scratch_bytes = 0;
   AttentionTime cold_attention;     // at equal batch, nothing cached
   AttentionTime ordered_attention;  // layers one after the other, as in a step
 };

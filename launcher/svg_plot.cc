@@ -14,7 +14,7 @@ namespace polystrate {
 namespace {
 
 // Pixels: the picture, and the frame that the axes draw in it.
-constexpr double kWidth = 860, kHeight = 520;
+constexpr double kWidth = 860, kHeightAboveLegend = 510;
 constexpr double kLeft = 90, kRight = 840, kTop = 50, kBottom = 450;
 constexpr double kLegendLine = 20;
 constexpr double kLabelCharacter = 7.5;  // width, about, so that no label leaves the frame
@@ -153,22 +153,22 @@ std::string SvgPlot::Render() const {
     }
   }
   const Scale x_scale(x.log, xs, kLeft, kRight), y_scale(y.log, ys, kBottom, kTop);
+  const double height = kHeightAboveLegend + kLegendLine * static_cast<double>(series.size());
   std::string svg = absl::StrFormat(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %g %g\" width=\"%g\" height=\"%g\" "
       "font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"100%%\" height=\"100%%\" "
       "fill=\"white\"/>\n",
-      kWidth, kHeight, kWidth, kHeight);
+      kWidth, height, kWidth, height);
   absl::StrAppend(&svg, Axes(*this, x_scale, y_scale));
-  double legend = kTop + kLegendLine;
-  for (size_t i = 0; i < series.size(); ++i, legend += kLegendLine) {
+  for (size_t i = 0; i < series.size(); ++i) {
     const char* color = kColors[i % std::size(kColors)];
+    const double legend = kHeightAboveLegend + kLegendLine * static_cast<double>(i);
     absl::StrAppend(&svg, Draw(series[i], x_scale, y_scale, color));
     if (series[i].line) {
-      absl::StrAppend(&svg,
-                      Line(kRight - 40, legend, kRight - 12, legend, Stroke(series[i], color)));
+      absl::StrAppend(&svg, Line(kLeft, legend, kLeft + 28, legend, Stroke(series[i], color)));
     }
-    if (series[i].markers) absl::StrAppend(&svg, Marker(kRight - 26, legend, color));
-    absl::StrAppend(&svg, Text(kRight - 48, legend + 4, "end", series[i].name));
+    if (series[i].markers) absl::StrAppend(&svg, Marker(kLeft + 14, legend, color));
+    absl::StrAppend(&svg, Text(kLeft + 38, legend + 4, "start", series[i].name));
   }
   return svg + "</svg>\n";
 }

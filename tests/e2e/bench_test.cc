@@ -102,6 +102,7 @@ TEST_F(BenchTest, SharingCountsBytesAndOperations) {
                             "read_share", "matrix_share"}) {
       EXPECT_GT(*largest.GetDouble(key), 0) << key;
     }
+    EXPECT_TRUE(variant.Has("scratch_bytes"));
     EXPECT_GT(*variant.GetObject("attention_from_memory")->GetDouble("owner_ms"), 0);
     EXPECT_EQ(variant.GetObject("attention_in_turn")->Has("reuser_ms"), i != 0);
   }
