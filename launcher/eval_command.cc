@@ -100,14 +100,19 @@ absl::StatusOr<std::vector<std::vector<ContinuationScore>>> Evaluation::Scores(
   return scores;
 }
 
+// Perplexities of weak models have many digits.
+std::string Number(double value) {
+  return value < 1e5 ? absl::StrFormat("%.4f", value) : absl::StrFormat("%.4e", value);
+}
+
 void PrintTable(const std::string& task, size_t num_questions, const std::vector<Metric>& metrics) {
   std::printf("|Task   |     n|Metric    |     Value|    Stderr|\n");
   std::printf("|-------|-----:|----------|---------:|---------:|\n");
   for (const Metric& metric : metrics) {
     const std::string error =
-        metric.standard_error.has_value() ? absl::StrFormat("%.4f", *metric.standard_error) : "N/A";
-    std::printf("|%-7s|%6d|%-10s|%10.4f|%10s|\n", task.c_str(), static_cast<int>(num_questions),
-                metric.name.c_str(), metric.value, error.c_str());
+        metric.standard_error.has_value() ? Number(*metric.standard_error) : "N/A";
+    std::printf("|%-7s|%6d|%-10s|%10s|%10s|\n", task.c_str(), static_cast<int>(num_questions),
+                metric.name.c_str(), Number(metric.value).c_str(), error.c_str());
   }
 }
 
