@@ -20,8 +20,14 @@ struct PaperVariant {
 // conversion spends what it saves on its MLPs, so all have 162.3M parameters.
 std::vector<PaperVariant> MlkvVariants();
 
-// Those of MlkvVariants() that `names` lists, with commas between, in that order; all when it is
-// empty. INVALID_ARGUMENT names an unknown or repeated one and lists those known.
+// The CLA paper's models of one KV head (arXiv:2405.12981, tables 1, 5 and 7), by size, head
+// dimension and sharing factor: 1B-H128-MQA first. Llama-like; what the paper leaves open (norms'
+// epsilon, rotary base, vocabulary) is as usual and changes nothing here.
+std::vector<PaperVariant> ClaVariants();
+
+// The variants that `names` lists, with commas between, in that order; "mlkv" and "cla" stand for
+// all of a paper, and so does the empty list for MLKV's. INVALID_ARGUMENT names an unknown or
+// repeated one and lists those known.
 absl::StatusOr<std::vector<PaperVariant>> SelectVariants(const std::string& names);
 
 }  // namespace polystrate

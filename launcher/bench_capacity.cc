@@ -61,18 +61,18 @@ int64_t BytesPerHead(const Report& report) {
 std::string TableText(const Report& report) {
   const CapacityOptions& options = report.options;
   std::string text = absl::StrFormat(
-      "KV cache of Pythia-160M's shape and its MLKV paper variants, %s, blocks of %d tokens.\n"
+      "KV cache of the papers' models, %s, blocks of %d tokens.\n"
       "bytes/token: the pool's bytes over its tokens. resident: what a written pool of %d x %d "
       "tokens\nadded to the process, per token. sequences: of %d tokens, admitted to a pool of %d "
       "bytes. x: over %s.\n\n",
       Name(options.dtype), options.block_size, options.resident_sequences, options.sequence_len,
       options.sequence_len, options.kv_memory, report.rows[0].variant.name);
-  absl::StrAppendFormat(&text, "%-9s %3s %3s %12s %12s %8s %12s %8s %10s %8s\n", "variant", "m",
+  absl::StrAppendFormat(&text, "%-17s %3s %3s %12s %12s %8s %12s %8s %10s %8s\n", "variant", "m",
                         "g", "bytes/token", "2*m*g*d*e", "x", "resident", "x", "sequences", "x");
   const Capacity& base = report.rows[0].capacity;
   for (const auto& [variant, capacity] : report.rows) {
     absl::StrAppendFormat(
-        &text, "%-9s %3d %3d %12.10g %12d %8.2f %12.1f %8.2f %10d %8.2f\n", variant.name,
+        &text, "%-17s %3d %3d %12.10g %12d %8.2f %12.1f %8.2f %10d %8.2f\n", variant.name,
         variant.config.sharing.owners().size(), variant.config.num_kv_heads,
         capacity.bytes_per_token, capacity.formula_bytes,
         base.bytes_per_token / capacity.bytes_per_token, ResidentPerToken(capacity),
@@ -150,7 +150,7 @@ absl::Status BenchCapacity(const Arguments& arguments) {
   ReportFlags report_flags;
   std::string variants;
   bool quick = false;
-  flags.Add("variants", &variants, "which, as MHA-144,MLKV-12 (default: all nine)");
+  flags.Add("variants", &variants, "which, as MHA-144,MLKV-12; mlkv or cla for a paper's [mlkv]");
   flags.Add("kv_memory", &options.kv_memory,
             "bytes of the pool that sequences are admitted to; taken, not touched");
   flags.Add("sequence_len", &options.sequence_len, "tokens of a sequence");

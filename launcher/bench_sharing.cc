@@ -52,14 +52,14 @@ double MatrixShare(const DecodeSpeed& speed, const MachineLimits& limits) {
 }
 
 std::string SpeedText(const SharingReport& report, const DecodeSpeed SharingRow::*which) {
-  std::string text = absl::StrFormat("%-9s %9s %9s %9s %9s %10s %10s %24s %9s %9s\n", "variant",
+  std::string text = absl::StrFormat("%-17s %9s %9s %9s %9s %10s %10s %24s %9s %9s\n", "variant",
                                      "sequences", "kept/tok", "read/tok", "MB/step", "predicted",
                                      "tokens/s", "ms/step (10%..90%)", "of read", "of matrix");
   for (const SharingRow& row : report.rows) {
     const DecodeSpeed& speed = row.*which;
     const Timing& step = speed.step;
     absl::StrAppendFormat(
-        &text, "%-9s %9d %9d %9d %9.1f %10.1f %10.1f %8.2f (%6.2f..%7.2f) %8.0f%% %8.0f%%\n",
+        &text, "%-17s %9d %9d %9d %9.1f %10.1f %10.1f %8.2f (%6.2f..%7.2f) %8.0f%% %8.0f%%\n",
         row.variant.name, speed.sequences, row.kv_resident_bytes, row.kv_read_bytes,
         speed.bytes / kMega, speed.predicted_tokens_per_second(report.limits),
         speed.tokens_per_second(), step.median * 1e3, step.fastest * 1e3, step.slowest * 1e3,
@@ -70,7 +70,7 @@ std::string SpeedText(const SharingReport& report, const DecodeSpeed SharingRow:
 
 std::string AttentionText(const SharingReport& report) {
   std::string text =
-      absl::StrFormat("%-9s %27s %27s %14s %16s %8s\n", "", "from memory: owner, reuser",
+      absl::StrFormat("%-17s %27s %27s %14s %16s %8s\n", "", "from memory: owner, reuser",
                       "in turn: owner, reuser", "KV written/tok", "K,V proj. op/tok", "of first");
   const auto pair = [](const AttentionTime& time) {
     if (time.reuser == 0) return absl::StrFormat("%8.3f        -        -", time.owner * 1e3);
@@ -78,7 +78,7 @@ std::string AttentionText(const SharingReport& report) {
                            time.reuser / time.owner);
   };
   for (const SharingRow& row : report.rows) {
-    absl::StrAppendFormat(&text, "%-9s %27s %27s %14d %16d %7.1f%%\n", row.variant.name,
+    absl::StrAppendFormat(&text, "%-17s %27s %27s %14d %16d %7.1f%%\n", row.variant.name,
                           pair(row.cold_attention), pair(row.ordered_attention),
                           row.kv_written_bytes, row.kv_projection_operations,
                           100.0 * static_cast<double>(row.kv_projection_operations) /
@@ -101,8 +101,8 @@ std::string ScratchText(const SharingReport& report) {
 std::string TableText(const SharingReport& report) {
   const SharingOptions& o = report.options;
   std::string text = absl::StrFormat(
-      "Pythia-160M's shape and its MLKV paper variants, random %s weights; %d random tokens in the "
-      "cache, then %d greedy steps.\nOne process, %d threads; limits: read %.1f GB/s, matrix "
+      "The papers' models with random %s weights; %d random tokens in the cache, then %d greedy "
+      "steps.\nOne process, %d threads; limits: read %.1f GB/s, matrix "
       "product %.3f TFLOP/s.\nkept, read: bytes of KV per token that the pool holds, that the "
       "layers of a step read. predicted: tokens/s if a\nstep only read its weights and cache, at "
       "the limit.\n",
@@ -234,7 +234,7 @@ absl::Status BenchSharing(const Arguments& arguments) {
   std::optional<std::string> dtype;
   int64_t threads = std::max(1u, std::thread::hardware_concurrency());
   bool quick = false;
-  flags.Add("variants", &variants, "which, as MHA-144,MLKV-12 (default: all nine)");
+  flags.Add("variants", &variants, "which, as MHA-144,MLKV-12; mlkv or cla for a paper's [mlkv]");
   flags.Add("batch", &options.batch, "sequences at equal batch");
   flags.Add("context", &options.context, "random tokens in the cache before the first step");
   flags.Add("steps", &options.steps, "greedy steps");

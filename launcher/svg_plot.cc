@@ -14,7 +14,7 @@ namespace polystrate {
 namespace {
 
 // Pixels: the picture, and the frame that the axes draw in it.
-constexpr double kWidth = 860, kHeightAboveLegend = 510;
+constexpr double kWidth = 860, kHeightAboveLegend = 525;
 constexpr double kLeft = 90, kRight = 840, kTop = 50, kBottom = 450;
 constexpr double kLegendLine = 20;
 constexpr double kLabelCharacter = 7.5;  // width, about, so that no label leaves the frame
@@ -34,10 +34,7 @@ class Scale {
     const auto [low, high] = std::minmax_element(values.begin(), values.end());
     CHECK(low != values.end());
     if (log) {
-      CHECK(*low > 0);
-      low_ = std::floor(std::log10(*low));
-      high_ = std::max(std::ceil(std::log10(*high)), low_ + 1);
-      for (double decade = low_; decade <= high_; ++decade) ticks_.push_back(std::pow(10, decade));
+      MakeLogarithmic(*low, *high);
       return;
     }
     const double most = *high > 0 ? *high : 1;
@@ -53,6 +50,27 @@ class Scale {
   const std::vector<double>& ticks() const { return ticks_; }
 
  private:
+  // ..., 1, 2, 5, 10, 20, 50, ...; number 0 is 1.
+  static double RoundNumber(int index) {
+    constexpr double kFactors[] = {1, 2, 5};
+    const int decade = static_cast<int>(std::floor(index / 3.0));
+    return kFactors[index - 3 * decade] * std::pow(10, decade);
+  }
+
+  // Between round numbers, which are ticks too, or over many decades the powers of ten alone.
+  void MakeLogarithmic(double low, double high) {
+    CHECK(low > 0);
+    int first = 3 * static_cast<int>(std::floor(std::log10(low)));
+    while (RoundNumber(first + 1) <= low) ++first;
+    int last = first + 1;
+    while (RoundNumber(last) < high) ++last;
+    low_ = std::log10(RoundNumber(first));
+    high_ = std::log10(RoundNumber(last));
+    for (int i = first; i <= last; ++i) {
+      if (i % 3 == 0 || last - first < 12) ticks_.push_back(RoundNumber(i));
+    }
+  }
+
   // The next of 1, 2, 5, 10, 20, ... (times a power of ten) from `raw` on.
   static double NiceStep(double raw) {
     const double decade = std::pow(10, std::floor(std::log10(raw)));

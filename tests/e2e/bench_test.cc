@@ -54,7 +54,7 @@ void ExpectRefused(const CommandLine& arguments, const std::string& message) {
 
 TEST_F(BenchTest, CapacityReportsTheAllocatorsBytes) {
   Run({"capacity", "--quick", "--variants", "MHA-144,MLKV-1"});
-  EXPECT_TRUE(absl::StrContains(result_.out, "MHA-144    12  12        36864")) << result_.out;
+  EXPECT_TRUE(absl::StrContains(result_.out, "MHA-144            12  12        36864")) << result_.out;
   EXPECT_TRUE(absl::StrContains(result_.out, "144.00")) << result_.out;
   const JsonView root = json_->root();
   EXPECT_EQ(*root.GetString("bench"), "capacity");

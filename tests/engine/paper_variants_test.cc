@@ -44,15 +44,32 @@ TEST(MlkvVariantsTest, HaveThePapersParametersAndOwners) {
   }
 }
 
+// 16-bit bytes of KV per token, and the share of owners, as the CLA paper's tables have them.
+TEST(ClaVariantsTest, HaveThePapersBytes) {
+  const std::pair<const char*, int64_t> expected[] = {
+      {"1B-H128-MQA", 10240},     {"1B-H128-MQA-CLA2", 5120}, {"1B-H128-MQA-CLA3", 3584},
+      {"1B-H128-MQA-CLA4", 2560}, {"1B-H64-MQA", 5120},       {"3B-H128-MQA", 16384},
+      {"3B-H128-MQA-CLA2", 8192}, {"3B-H64-MQA", 8192},       {"3B-H64-MQA-CLA2", 4096}};
+  const std::vector<PaperVariant> variants = ClaVariants();
+  ASSERT_EQ(variants.size(), std::size(expected));
+  for (size_t i = 0; i < variants.size(); ++i) {
+    EXPECT_EQ(variants[i].name, expected[i].first);
+    EXPECT_EQ(variants[i].config.KvBytesPerToken(DType::kBFloat16), expected[i].second);
+  }
+}
+
 TEST(SelectVariantsTest, TakesThoseNamedInTheirOrder) {
   EXPECT_EQ(Names(*SelectVariants("")), Names(MlkvVariants()));
   EXPECT_EQ(Names(*SelectVariants("MLKV-6,MHA-144")), "MLKV-6,MHA-144");
+  EXPECT_EQ(Names(*SelectVariants("mlkv")), Names(MlkvVariants()));
+  EXPECT_EQ(Names(*SelectVariants("MLKV-6,cla")), "MLKV-6," + Names(ClaVariants()));
 }
 
 TEST(SelectVariantsTest, RefusesUnknownAndRepeatedNames) {
   for (const auto& [names, message] :
        {std::pair("MLKV-7", "no \"MLKV-7\"; the variants are MHA-144,GQA-48,"),
-        std::pair("MLKV-6,", "no \"\";"), std::pair("MLKV-6,MLKV-6", "MLKV-6 twice")}) {
+        std::pair("MLKV-6,", "no \"\";"), std::pair("MLKV-6,MLKV-6", "MLKV-6 twice"),
+        std::pair("cla,cla", "1B-H128-MQA twice")}) {
     EXPECT_TRUE(Fails(SelectVariants(names).status(), absl::StatusCode::kInvalidArgument, message));
   }
 }
