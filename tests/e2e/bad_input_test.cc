@@ -222,6 +222,27 @@ TEST_F(BadInput, Config) {
   ExpectRefused(Generate({}), "config.json: not a regular file");
 }
 
+TEST_F(BadInput, SharingMaps) {
+  ExpectRefused(Generate({"--kv_source", "0,1,3,3,4,4,4,4"}),
+                "--kv_source: kv_source[2] is 3; expected 0 to 2");
+  ExpectRefused(Generate({"--kv_source", "0,0,1,1,4,4,4,4"}), "but layer 1 has no KV cache");
+  ExpectRefused(Generate({"--kv_source", "0,0"}), "has 2 entries; expected one for each of the 8");
+  ExpectRefused(Generate({"--kv_source", "cla"}), "is no sharing map; expected");
+  // An owner that the checkpoint has no K and V for.
+  ExpectRefused(Generate({"--kv_source", "cla1"}), "attention.key.weight' is missing");
+}
+
+TEST_F(BadInput, Architectures) {
+  TinyModelSpec spec;
+  spec.model_type = "mistral";
+  WriteTinyModel(dir_.path(), spec);
+  Edit("config.json", "\"sliding_window\": null", "\"sliding_window\": 100");
+  ExpectRefused(Generate({}), "Say --max_model_len 100");
+  EXPECT_EQ(RunCommand(Generate({"--max_model_len", "100"}), kTimeout).exit_code, 0);
+  Edit("config.json", "\"mistral\"", "\"mamba\"");
+  ExpectRefused(Generate({}), "\"model_type\" is the string \"mamba\", expected a supported one");
+}
+
 TEST_F(BadInput, Weights) {
   const std::string path = dir_.File("model.safetensors");
   const std::string original = ReadFile(path);

@@ -38,20 +38,32 @@ std::vector<Line> ParseLines(const std::string& text) {
   return lines;
 }
 
+// Twelve heads, so that 2, 3 and 4 divide them; two KV heads, so that 3 and 4 need copies; four
+// groups, so that four stages can be cut; an intermediate size that nothing divides.
+TinyModelSpec Spec() {
+  TinyModelSpec spec;
+  spec.num_heads = 12;
+  spec.hidden_size = 96;
+  spec.num_layers = 8;
+  spec.num_kv_heads = 2;
+  spec.num_kv_layers = 4;
+  spec.intermediate_size = 93;
+  spec.rotary_pct = 0.5;
+  spec.reuse_keys = "post_rope";
+  return spec;
+}
+
+TinyModelSpec QwenSpec() {
+  TinyModelSpec spec = Spec();
+  spec.model_type = "qwen3";
+  spec.explicit_head_dim = 14;
+  spec.separate_kv_norm = true;
+  return spec;
+}
+
 class MpirunParity : public ::testing::TestWithParam<std::tuple<int, int>> {
  protected:
-  // Twelve heads, so that 2, 3 and 4 divide them; two KV heads, so that 3 and 4 need copies; four
-  // groups, so that four stages can be cut; an intermediate size that nothing divides.
-  MpirunParity() {
-    TinyModelSpec spec;
-    spec.num_heads = 12;
-    spec.hidden_size = 96;
-    spec.num_layers = 8;
-    spec.num_kv_heads = 2;
-    spec.num_kv_layers = 4;
-    spec.intermediate_size = 93;
-    spec.rotary_pct = 0.5;
-    spec.reuse_keys = "post_rope";
+  explicit MpirunParity(const TinyModelSpec& spec = Spec()) {
     WriteTinyModel(dir_.path(), spec);
     std::ofstream many(Path("many.jsonl")), one(Path("one.jsonl"));
     for (int64_t length : {1, 11, 40}) {
@@ -126,6 +138,22 @@ TEST_P(MpirunParity, StagesChangeNoBit) {
     EXPECT_EQ(Score(tp, pp, "one.jsonl", dtype), Score(tp, 1, "one.jsonl", dtype)) << dtype;
   }
 }
+
+class MpirunQwenParity : public MpirunParity {
+ protected:
+  MpirunQwenParity() : MpirunParity(QwenSpec()) {}
+};
+
+TEST_P(MpirunQwenParity, TokensAndScoresDoNotDependOnTheCut) {
+  const auto [tp, pp] = GetParam();
+  ExpectNear(Generate(tp, pp, "float32"), Generate(1, 1, "float32"), kFloat32);
+  ExpectNear(Score(tp, pp, "many.jsonl", "float32"), Score(1, 1, "many.jsonl", "float32"),
+             kFloat32);
+  EXPECT_EQ(Score(tp, pp, "one.jsonl", "bfloat16"), Score(tp, 1, "one.jsonl", "bfloat16"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Cuts, MpirunQwenParity,
+                         ::testing::Values(std::tuple(4, 1), std::tuple(2, 2), std::tuple(1, 4)));
 
 using MpirunPrefillSkip = MpirunParity;
 

@@ -22,7 +22,8 @@ std::vector<float> Values(const std::string& name, std::vector<int64_t> shape, c
 TEST(FillDummyTest, IsWhatItWasAlways) {
   const std::vector<float> values = Values("a.weight", {2, 3}, {0, 2, 0, 3});
   EXPECT_EQ(values, Values("a.weight", {2, 3}, {0, 2, 0, 3}));
-  EXPECT_FLOAT_EQ(values[0], -0.029338397f) << "pinned: throughput runs of different days must agree";
+  EXPECT_FLOAT_EQ(values[0], -0.029338397f)
+      << "pinned: throughput runs of different days must agree";
 }
 
 TEST(FillDummyTest, IsSmallCentredAndSpread) {

@@ -59,6 +59,13 @@ TEST(ModelCostTest, KeyValueMlpsAreTwoMatricesEach) {
   EXPECT_EQ(layers[6].prefill, 2 * (4259 * 768 + 64 * 4259));
 }
 
+TEST(ModelCostTest, GatedMlpsAreThreeMatrices) {
+  ModelConfig config = Pythia160M(4, 3, 3777);
+  const int64_t plain = LayerCostsOf(config)[1].decode;
+  config.gated_mlp = true;
+  EXPECT_EQ(LayerCostsOf(config)[1].decode - plain, 3777 * 768);
+}
+
 // What decode reads is every matrix once: with biases, norms and the embedding they are the
 // parameters of the MLKV paper's variants. (An owner's 2 * g * head_dim cache elements are as many
 // as its K and V biases.)

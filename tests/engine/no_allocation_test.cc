@@ -130,6 +130,7 @@ struct Case {
   DType dtype;
   ReuseKeys reuse_keys;
   int num_threads;
+  std::string model_type = "gpt_neox";
 };
 
 class NoAllocation : public ::testing::TestWithParam<Case> {
@@ -144,6 +145,8 @@ class NoAllocation : public ::testing::TestWithParam<Case> {
     spec.intermediate_size = 500;
     spec.num_kv_heads = 2;
     spec.num_kv_layers = 2;
+    spec.model_type = GetParam().model_type;
+    spec.separate_kv_norm = !spec.neox();
     WriteTinyModel(dir_.path(), spec);
     config_ = *ReadModelConfig(dir_.path(), {GetParam().reuse_keys});
     const StagePlan plan = *PlanStages(config_.sharing, StageCostsOf(config_), /*pp_size=*/1);
@@ -217,11 +220,14 @@ INSTANTIATE_TEST_SUITE_P(Stages, NoAllocation,
                          ::testing::Values(Case{DType::kFloat32, ReuseKeys::kPostRope, 1},
                                            Case{DType::kFloat32, ReuseKeys::kPreRope, 2},
                                            Case{DType::kBFloat16, ReuseKeys::kPostRope, 2},
-                                           Case{DType::kBFloat16, ReuseKeys::kPreRope, 1}),
+                                           Case{DType::kBFloat16, ReuseKeys::kPreRope, 1},
+                                           Case{DType::kBFloat16, ReuseKeys::kPostRope, 1,
+                                                "qwen3"}),
                          [](const auto& test) {
                            return std::string(test.param.dtype == DType::kFloat32 ? "float32"
                                                                                   : "bfloat16") +
-                                  "_threads" + std::to_string(test.param.num_threads);
+                                  "_threads" + std::to_string(test.param.num_threads) +
+                                  (test.param.model_type == "gpt_neox" ? "" : "_qwen3");
                          });
 
 }  // namespace

@@ -19,6 +19,11 @@ struct Map {
   int num_kv_heads;
   bool parallel_residual = true;
   bool key_value_mlp = false;
+  std::string model_type = "gpt_neox";
+  bool separate_kv_norm = false;
+  std::string norm_type = "rms_norm";
+  int64_t head_dim = 0;
+  std::string rope_scaling;
 };
 
 // Every kind of sharing map, with heads that tp divides and heads that it does not.
@@ -33,6 +38,29 @@ const std::vector<Map>& Maps() {
       {"keep_ends", {0, 1, 1, 3, 3, 5}, 6},
       {"dense_front_mlp", {0, 1, 2, 2, 2, 5}, 2, true, true},
       {"interleaved", {0, 1, 0, 1, 4, 4}, 2},
+      {.name = "llama_gqa_yarn",
+       .kv_source = {0, 1, 2, 3, 4, 5},
+       .num_kv_heads = 4,
+       .model_type = "llama",
+       .rope_scaling =
+           R"({"rope_type": "yarn", "factor": 8, "original_max_position_embeddings": 32})"},
+      {.name = "llama_cla2_kv_norm",
+       .kv_source = {0, 0, 2, 2, 4, 4},
+       .num_kv_heads = 3,
+       .model_type = "llama",
+       .separate_kv_norm = true,
+       .norm_type = "layer_norm",
+       .head_dim = 10},
+      {.name = "qwen2_mqa_keep_ends",
+       .kv_source = {0, 1, 1, 3, 3, 5},
+       .num_kv_heads = 1,
+       .model_type = "qwen2"},
+      {.name = "qwen3_interleaved",
+       .kv_source = {0, 1, 0, 1, 4, 4},
+       .num_kv_heads = 2,
+       .model_type = "qwen3",
+       .separate_kv_norm = true,
+       .head_dim = 14},
   };
   return maps;
 }
@@ -46,6 +74,11 @@ TinyModelSpec Spec(const Map& map) {
   spec.kv_source = map.kv_source;
   spec.use_parallel_residual = map.parallel_residual;
   spec.use_key_value_mlp = map.key_value_mlp;
+  spec.model_type = map.model_type;
+  spec.separate_kv_norm = map.separate_kv_norm;
+  spec.norm_type = map.norm_type;
+  spec.explicit_head_dim = map.head_dim;
+  spec.rope_scaling = map.rope_scaling;
   spec.rotary_pct = 0.5;
   spec.intermediate_size = 93;
   return spec;
@@ -256,14 +289,18 @@ TEST(KeyRules, DifferExactlyWhenLayersShare) {
 
 // What a reuser's K and V tensors hold, if a checkpoint has them at all, changes nothing.
 TEST(DeadTensors, OfReusersChangeNothing) {
-  TinyModelSpec spec = Spec(Maps()[3]);
-  TempDir clean, poisoned;
-  WriteTinyModel(clean.path(), spec);
-  spec.dead_kv = TinyModelSpec::DeadTensors::kNan;
-  spec.buffers = true;
-  WriteTinyModel(poisoned.path(), spec);
-  const std::vector<int32_t> tokens = RandomTokens(20, 96, 5);
-  EXPECT_EQ(FullLogits(clean.path(), tokens), FullLogits(poisoned.path(), tokens));
+  for (const Map& map : Maps()) {
+    if (!KvSharing{map.kv_source}.shares()) continue;
+    SCOPED_TRACE(map.name);
+    TinyModelSpec spec = Spec(map);
+    TempDir clean, poisoned;
+    WriteTinyModel(clean.path(), spec);
+    spec.dead_kv = TinyModelSpec::DeadTensors::kNan;
+    spec.buffers = true;
+    WriteTinyModel(poisoned.path(), spec);
+    const std::vector<int32_t> tokens = RandomTokens(20, 96, 5);
+    EXPECT_EQ(FullLogits(clean.path(), tokens), FullLogits(poisoned.path(), tokens));
+  }
 }
 
 // A request's tokens depend on its seed and position, not on its neighbours.

@@ -54,7 +54,9 @@ class Witness : public Communicator {
  private:
   void Poison(int64_t first_row) const {
     const Activations& a = *activations_;
-    for (const Tensor* x : {&a.hidden, &a.normed, &a.attention, &a.intermediate, &a.block_out}) {
+    for (const Tensor* x :
+         {&a.hidden, &a.normed, &a.attention, &a.gate_up, &a.intermediate, &a.block_out}) {
+      if (x->empty()) continue;
       FillWithNan(x->Rows(first_row, x->dim(0) - first_row));
     }
     // These are laid out anew by each layer.
@@ -146,6 +148,7 @@ struct Case {
   bool parallel_residual = true;
   bool key_value_mlp = false;
   const char* reuse_keys = "post_rope";
+  const char* model_type = "gpt_neox";
 };
 
 class PrefillSkip : public ::testing::TestWithParam<Case> {
@@ -158,6 +161,8 @@ class PrefillSkip : public ::testing::TestWithParam<Case> {
     spec.use_parallel_residual = GetParam().parallel_residual;
     spec.use_key_value_mlp = GetParam().key_value_mlp;
     spec.reuse_keys = GetParam().reuse_keys;
+    spec.model_type = GetParam().model_type;
+    spec.separate_kv_norm = !spec.neox();
     WriteTinyModel(dir_.path(), spec);
   }
   static int num_layers() { return static_cast<int>(GetParam().kv_source.size()); }
@@ -215,15 +220,15 @@ TEST_P(PrefillSkip, LeavesDecodesAlone) {
   EXPECT_EQ(on.Cache(), off.Cache());
 }
 
-INSTANTIATE_TEST_SUITE_P(Maps, PrefillSkip,
-                         ::testing::Values(Case{"own", {0, 1, 2, 3}},
-                                           Case{"sequential", {0, 1, 1, 1}, false},
-                                           Case{"mlkv_1", {0, 0, 0, 0}},
-                                           Case{"mlkv_1_sequential", {0, 0, 0, 0}, false},
-                                           Case{"pre_rope", {0, 0, 2, 2}, true, false, "pre_rope"},
-                                           Case{"interleaved", {0, 1, 0, 1, 0}},
-                                           Case{"key_value_mlp", {0, 0, 2, 2}, true, true}),
-                         [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Maps, PrefillSkip,
+    ::testing::Values(Case{"own", {0, 1, 2, 3}}, Case{"sequential", {0, 1, 1, 1}, false},
+                      Case{"mlkv_1", {0, 0, 0, 0}}, Case{"mlkv_1_sequential", {0, 0, 0, 0}, false},
+                      Case{"pre_rope", {0, 0, 2, 2}, true, false, "pre_rope"},
+                      Case{"interleaved", {0, 1, 0, 1, 0}},
+                      Case{"key_value_mlp", {0, 0, 2, 2}, true, true},
+                      Case{"qwen3", {0, 0, 2, 2}, false, false, "post_rope", "qwen3"}),
+    [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace polystrate

@@ -69,15 +69,16 @@ class RankChecker {
     const auto table = [&](const std::string& name) {
       return Slice(truth_.at(name), hidden_size, vocab.begin, vocab.count, 0, hidden_size);
     };
-    const std::string embed_in = "gpt_neox.embed_in.weight";
+    const std::string embedding(names_.embedding);
     EXPECT_EQ(weights_.embedding.empty(), !topology_.first_stage());
     EXPECT_EQ(weights_.lm_head.empty(), !topology_.last_stage());
     if (topology_.first_stage())
-      ExpectPadded(weights_.embedding, vocab.count, hidden_size, table(embed_in), "embed_in");
+      ExpectPadded(weights_.embedding, vocab.count, hidden_size, table(embedding), "embedding");
     if (topology_.last_stage()) {
-      Norm("gpt_neox.final_layer_norm", weights_.final_norm);
+      Norm(std::string(names_.final_norm), weights_.final_norm);
       ExpectPadded(weights_.lm_head, vocab.count, hidden_size,
-                   table(spec_.tie_word_embeddings ? embed_in : "embed_out.weight"), "embed_out");
+                   table(spec_.tie_word_embeddings ? embedding : std::string(names_.lm_head)),
+                   "lm_head");
     }
     for (const LayerWeights& layer : weights_.layers) Layer(layer);
   }
@@ -86,8 +87,14 @@ class RankChecker {
   void Norm(const std::string& name, const NormWeights& norm) {
     const int64_t size = spec_.hidden_size;
     ExpectPadded(norm.weight, size, 1, truth_.at(name + ".weight"), name);
-    ExpectPadded(norm.bias, size, 1, truth_.at(name + ".bias"), name);
+    ASSERT_EQ(norm.bias.empty(), !spec_.norms_have_bias()) << name;
+    if (spec_.norms_have_bias()) ExpectPadded(norm.bias, size, 1, truth_.at(name + ".bias"), name);
     EXPECT_EQ(norm.weight.dtype(), DType::kFloat32);
+  }
+
+  void HeadNorm(const std::string& name, const Tensor& norm, bool expected) {
+    ASSERT_EQ(norm.empty(), !expected) << name;
+    if (expected) ExpectPadded(norm, spec_.head_dim(), 1, truth_.at(name + ".weight"), name);
   }
 
   void Columns(const std::string& name, int64_t in, int64_t begin, int64_t count,
@@ -114,13 +121,13 @@ class RankChecker {
   void Heads(const std::string& name, const LinearWeights& qkv, int64_t row, int begin, int count) {
     const int64_t rows = count * spec_.head_dim();
     const LinearWeights part = {qkv.weight.Rows(row, rows),
-                                spec_.attention_bias ? qkv.bias.Rows(row, rows) : Tensor()};
-    Columns(name, spec_.hidden_size, begin * spec_.head_dim(), rows, part, spec_.attention_bias);
+                                spec_.qkv_has_bias() ? qkv.bias.Rows(row, rows) : Tensor()};
+    Columns(name, spec_.hidden_size, begin * spec_.head_dim(), rows, part, spec_.qkv_has_bias());
   }
 
   void KeyValueMlp(const std::string& name, const KeyValueMlpWeights& mlp) {
     const int64_t inner = spec_.kv_intermediate_size;
-    Columns(name + ".dense_in", spec_.hidden_size, 0, inner, mlp.dense_in, spec_.attention_bias);
+    Columns(name + ".dense_in", spec_.hidden_size, 0, inner, mlp.dense_in, spec_.qkv_has_bias());
     const int64_t rows = heads_.kv_count * spec_.head_dim();
     ExpectPadded(mlp.dense_out.weight, rows, inner,
                  Slice(truth_.at(name + ".dense_out.weight"), inner,
@@ -131,41 +138,56 @@ class RankChecker {
   }
 
   void Layer(const LayerWeights& layer) {
-    const std::string name = absl::StrCat("gpt_neox.layers.", layer.layer, ".");
+    const auto name = [&](absl::string_view stem) { return names_.InLayer(layer.layer, stem); };
     const bool owner = spec_.sharing().owns(layer.layer);
     const bool plain = owner && !spec_.use_key_value_mlp;
     const int64_t head_dim = spec_.head_dim();
     const int64_t query_rows = heads_.query_count * head_dim;
     const int64_t kv_rows = heads_.kv_count * head_dim;
     EXPECT_EQ(layer.owner, owner);
-    Norm(name + "input_layernorm", layer.input_layernorm);
-    Norm(name + "post_attention_layernorm", layer.post_attention_layernorm);
+    Norm(name(names_.input_norm), layer.input_layernorm);
+    Norm(name(names_.post_attention_norm), layer.post_attention_layernorm);
+    ASSERT_EQ(layer.kv_layernorm.weight.empty(), !owner || !spec_.separate_kv_norm);
+    if (owner && spec_.separate_kv_norm) Norm(name(names_.kv_norm), layer.kv_layernorm);
+    HeadNorm(name(names_.query_norm), layer.q_norm, spec_.qk_norm());
+    HeadNorm(name(names_.key_norm), layer.k_norm, spec_.qk_norm() && owner);
     ASSERT_EQ(layer.qkv_proj.weight.dim(0), query_rows + (plain ? 2 * kv_rows : 0));
-    const std::string attention = name + "attention.";
-    Heads(attention + "query", layer.qkv_proj, 0, heads_.query_begin, heads_.query_count);
+    Heads(name(names_.query), layer.qkv_proj, 0, heads_.query_begin, heads_.query_count);
     if (plain) {
-      Heads(attention + "key", layer.qkv_proj, query_rows, heads_.kv_begin, heads_.kv_count);
-      Heads(attention + "value", layer.qkv_proj, query_rows + kv_rows, heads_.kv_begin,
+      Heads(name(names_.key), layer.qkv_proj, query_rows, heads_.kv_begin, heads_.kv_count);
+      Heads(name(names_.value), layer.qkv_proj, query_rows + kv_rows, heads_.kv_begin,
             heads_.kv_count);
     }
     ASSERT_EQ(layer.key_mlp.dense_in.weight.empty(), !owner || plain);
     if (owner && !plain) {
-      KeyValueMlp(attention + "key", layer.key_mlp);
-      KeyValueMlp(attention + "value", layer.value_mlp);
+      KeyValueMlp(name(names_.key), layer.key_mlp);
+      KeyValueMlp(name(names_.value), layer.value_mlp);
     }
-    Rows(attention + "dense", spec_.hidden_size, heads_.query_begin * head_dim, query_rows,
-         layer.o_proj, spec_.attention_bias);
+    Rows(name(names_.output), spec_.num_heads * head_dim, heads_.query_begin * head_dim, query_rows,
+         layer.o_proj, spec_.output_has_bias());
+    Mlp(layer);
+  }
+
+  void Mlp(const LayerWeights& layer) {
+    const auto name = [&](absl::string_view stem) { return names_.InLayer(layer.layer, stem); };
     const ShardRange mlp =
         Split(spec_.intermediate_size, topology_.config.tp_size, topology_.tp_rank(), 32);
-    Columns(name + "mlp.dense_h_to_4h", spec_.hidden_size, mlp.begin, mlp.count, layer.gate_up_proj,
-            true);
-    Rows(name + "mlp.dense_4h_to_h", spec_.intermediate_size, mlp.begin, mlp.count, layer.down_proj,
-         true);
-    EXPECT_EQ(layer.gate_up_proj.weight.dim(0), mlp.padded);
+    const bool bias = spec_.mlp_has_bias();
+    const bool gated = !spec_.neox();
+    ASSERT_EQ(layer.gate_up_proj.weight.dim(0), (gated ? 2 : 1) * mlp.padded);
+    const auto half = [&](int64_t row) {
+      return LinearWeights{layer.gate_up_proj.weight.Rows(row, mlp.padded),
+                           bias ? layer.gate_up_proj.bias.Rows(row, mlp.padded) : Tensor()};
+    };
+    if (gated) Columns(name(names_.gate), spec_.hidden_size, mlp.begin, mlp.count, half(0), bias);
+    Columns(name(names_.up), spec_.hidden_size, mlp.begin, mlp.count, half(gated ? mlp.padded : 0),
+            bias);
+    Rows(name(names_.down), spec_.intermediate_size, mlp.begin, mlp.count, layer.down_proj, bias);
     EXPECT_EQ(layer.down_proj.weight.dim(1), mlp.padded);
   }
 
   const TinyModelSpec& spec_;
+  const TensorNames& names_ = spec_.names();
   const Weights truth_;
   const Topology topology_;
   const StageWeights& weights_;
@@ -232,8 +254,31 @@ std::vector<StorageCase> StorageCases() {
   traps.dead_kv = TinyModelSpec::DeadTensors::kNan;
   traps.buffers = true;
   traps.mixed_dtypes = true;
-  return {{"Stock", stock},     {"Fused", fused}, {"Mlkv", mlkv},   {"Mqa", mqa},    {"KvMlp", mlp},
-          {"KvSource", source}, {"Plain", plain}, {"Mixed", mixed}, {"Traps", traps}};
+  TinyModelSpec llama, qwen2, qwen3, cla;
+  llama.model_type = "llama";
+  llama.num_kv_heads = 2;
+  llama.mlp_bias = true;
+  llama.num_kv_layers = 2;
+  llama.dead_kv = TinyModelSpec::DeadTensors::kNan;
+  llama.buffers = true;
+  qwen2.model_type = "qwen2";
+  qwen2.tie_word_embeddings = true;
+  qwen2.num_shards = 2;
+  qwen3.model_type = "qwen3";
+  qwen3.num_kv_heads = 1;
+  qwen3.explicit_head_dim = 10;
+  qwen3.attention_bias = false;
+  qwen3.intermediate_size = 3;
+  cla.model_type = "llama";
+  cla.attention_bias = false;
+  cla.kv_source = {0, 0, 2, 2};
+  cla.separate_kv_norm = true;
+  cla.norm_type = "layer_norm";
+  cla.mixed_dtypes = true;
+  return {{"Llama", llama}, {"Qwen2", qwen2},     {"Qwen3", qwen3}, {"Cla", cla},
+          {"Stock", stock}, {"Fused", fused},     {"Mlkv", mlkv},   {"Mqa", mqa},
+          {"KvMlp", mlp},   {"KvSource", source}, {"Plain", plain}, {"Mixed", mixed},
+          {"Traps", traps}};
 }
 
 class WeightsStorageTest : public testing::TestWithParam<StorageCase> {};

@@ -28,42 +28,54 @@ void AddLinear(const std::string& name, int64_t out, int64_t in, bool bias,
   if (bias) list->push_back({name + ".bias", {out}});
 }
 
-void AddNorm(const std::string& name, int64_t size, std::vector<NamedShape>* list) {
-  list->push_back({name + ".weight", {size}});
-  list->push_back({name + ".bias", {size}});
+void AddNorm(const std::string& name, const TinyModelSpec& spec, std::vector<NamedShape>* list) {
+  list->push_back({name + ".weight", {spec.hidden_size}});
+  if (spec.norms_have_bias()) list->push_back({name + ".bias", {spec.hidden_size}});
 }
 
-void AddKeyOrValue(const std::string& name, const TinyModelSpec& spec,
-                   std::vector<NamedShape>* list) {
+// What an owner has and a reuser has not; `key` and `value` are whole names.
+void AddKeyAndValue(int layer, const TinyModelSpec& spec, std::vector<NamedShape>* list) {
   const int64_t out = spec.kv_heads() * spec.head_dim();
-  if (!spec.use_key_value_mlp)
-    return AddLinear(name, out, spec.hidden_size, spec.attention_bias, list);
-  AddLinear(name + ".dense_in", spec.kv_intermediate_size, spec.hidden_size, spec.attention_bias,
-            list);
-  AddLinear(name + ".dense_out", out, spec.kv_intermediate_size, spec.attention_bias, list);
+  const bool bias = spec.qkv_has_bias();
+  for (const absl::string_view stem : {spec.names().key, spec.names().value}) {
+    const std::string name = spec.names().InLayer(layer, stem);
+    if (!spec.use_key_value_mlp) {
+      AddLinear(name, out, spec.hidden_size, bias, list);
+      continue;
+    }
+    AddLinear(name + ".dense_in", spec.kv_intermediate_size, spec.hidden_size, bias, list);
+    AddLinear(name + ".dense_out", out, spec.kv_intermediate_size, bias, list);
+  }
+  if (spec.qk_norm()) {
+    const std::string norm = spec.names().InLayer(layer, spec.names().key_norm);
+    list->push_back({norm + ".weight", {spec.head_dim()}});
+  }
+  if (spec.separate_kv_norm) AddNorm(spec.names().InLayer(layer, spec.names().kv_norm), spec, list);
 }
 
 // The model's weights, query, key and value apart.
 std::vector<NamedShape> SeparateShapes(const TinyModelSpec& spec) {
   const int64_t hidden_size = spec.hidden_size;
+  const int64_t query_size = spec.num_heads * spec.head_dim();
   const KvSharing sharing = spec.sharing();
-  std::vector<NamedShape> list = {{"gpt_neox.embed_in.weight", {spec.vocab_size, hidden_size}}};
+  const TensorNames& names = spec.names();
+  std::vector<NamedShape> list = {{std::string(names.embedding), {spec.vocab_size, hidden_size}}};
   for (int layer = 0; layer < spec.num_layers; ++layer) {
-    const std::string name = absl::StrCat("gpt_neox.layers.", layer, ".");
-    AddNorm(name + "input_layernorm", hidden_size, &list);
-    AddNorm(name + "post_attention_layernorm", hidden_size, &list);
-    AddLinear(name + "attention.query", hidden_size, hidden_size, spec.attention_bias, &list);
-    if (sharing.owns(layer)) {
-      AddKeyOrValue(name + "attention.key", spec, &list);
-      AddKeyOrValue(name + "attention.value", spec, &list);
-    }
-    AddLinear(name + "attention.dense", hidden_size, hidden_size, spec.attention_bias, &list);
-    AddLinear(name + "mlp.dense_h_to_4h", spec.intermediate_size, hidden_size, true, &list);
-    AddLinear(name + "mlp.dense_4h_to_h", hidden_size, spec.intermediate_size, true, &list);
+    const auto name = [&](absl::string_view stem) { return names.InLayer(layer, stem); };
+    AddNorm(name(names.input_norm), spec, &list);
+    AddNorm(name(names.post_attention_norm), spec, &list);
+    AddLinear(name(names.query), query_size, hidden_size, spec.qkv_has_bias(), &list);
+    if (sharing.owns(layer)) AddKeyAndValue(layer, spec, &list);
+    if (spec.qk_norm()) list.push_back({name(names.query_norm) + ".weight", {spec.head_dim()}});
+    AddLinear(name(names.output), hidden_size, query_size, spec.output_has_bias(), &list);
+    const int64_t inner = spec.intermediate_size;
+    if (!spec.neox()) AddLinear(name(names.gate), inner, hidden_size, spec.mlp_has_bias(), &list);
+    AddLinear(name(names.up), inner, hidden_size, spec.mlp_has_bias(), &list);
+    AddLinear(name(names.down), hidden_size, inner, spec.mlp_has_bias(), &list);
   }
-  AddNorm("gpt_neox.final_layer_norm", hidden_size, &list);
+  AddNorm(std::string(names.final_norm), spec, &list);
   if (!spec.tie_word_embeddings)
-    list.push_back({"embed_out.weight", {spec.vocab_size, hidden_size}});
+    list.push_back({std::string(names.lm_head), {spec.vocab_size, hidden_size}});
   return list;
 }
 
@@ -130,8 +142,7 @@ void AddDeadTensors(const TinyModelSpec& spec, std::vector<StoredTensor>* tensor
   for (int layer = 0; layer < spec.num_layers; ++layer) {
     if (sharing.owns(layer)) continue;
     std::vector<NamedShape> dead;
-    AddKeyOrValue(absl::StrCat("gpt_neox.layers.", layer, ".attention.key"), spec, &dead);
-    AddKeyOrValue(absl::StrCat("gpt_neox.layers.", layer, ".attention.value"), spec, &dead);
+    AddKeyAndValue(layer, spec, &dead);
     for (NamedShape& tensor : dead) {
       if (wrong_shape) tensor.shape = {3, 1, 2};
       int64_t count = 1;
@@ -144,12 +155,34 @@ void AddDeadTensors(const TinyModelSpec& spec, std::vector<StoredTensor>* tensor
 
 void AddBuffers(const TinyModelSpec& spec, std::vector<StoredTensor>* tensors) {
   for (int layer = 0; layer < spec.num_layers; ++layer) {
-    const std::string name = absl::StrCat("gpt_neox.layers.", layer, ".attention.");
+    const std::string name = spec.names().InLayer(layer, spec.neox() ? "attention." : "self_attn.");
     tensors->push_back({name + "bias", "BOOL", {1, 1, 16, 16}, std::string(256, '\1')});
     tensors->push_back({name + "masked_bias", "F32", {}, EncodeFloats({-1e9f}, "F32")});
     tensors->push_back(
         {name + "rotary_emb.inv_freq", "F32", {2}, EncodeFloats({1.0f, 0.01f}, "F32")});
   }
+}
+
+// The settings by which the families differ, each followed by a comma.
+std::string FamilyJson(const TinyModelSpec& spec) {
+  const auto boolean = [](bool value) { return value ? "true" : "false"; };
+  if (spec.neox()) {
+    return absl::StrFormat(
+        R"("architectures": ["GPTNeoXForCausalLM"], "rotary_pct": %.17g, "rotary_emb_base": %.17g, )"
+        R"("layer_norm_eps": %.17g, "use_parallel_residual": %s, "use_key_value_mlp": %s, )"
+        R"("kv_intermediate_size": %d, )",
+        spec.rotary_pct, spec.rotary_emb_base, spec.layer_norm_eps,
+        boolean(spec.use_parallel_residual), boolean(spec.use_key_value_mlp),
+        spec.kv_intermediate_size);
+  }
+  std::string json = absl::StrFormat(
+      R"("rope_theta": %.17g, "rms_norm_eps": %.17g, "layer_norm_eps": %.17g, "mlp_bias": %s, )"
+      R"("separate_kv_norm": %s, "norm_type": "%s", "sliding_window": null, )",
+      spec.rotary_emb_base, spec.layer_norm_eps, spec.layer_norm_eps, boolean(spec.mlp_bias),
+      boolean(spec.separate_kv_norm), spec.norm_type);
+  if (!spec.rope_scaling.empty())
+    absl::StrAppend(&json, "\"rope_scaling\": ", spec.rope_scaling, ", ");
+  return json;
 }
 
 }  // namespace
@@ -160,22 +193,28 @@ KvSharing TinyModelSpec::sharing() const {
   return KvSharing::Mlkv(num_layers, num_kv_layers).value();
 }
 
+const TensorNames& TinyModelSpec::names() const { return ArchitectureOf(model_type)->tensors; }
+
+bool TinyModelSpec::qkv_has_bias() const {
+  return model_type == "qwen2" || (model_type != "mistral" && attention_bias);
+}
+
+bool TinyModelSpec::output_has_bias() const {
+  return model_type != "qwen2" && model_type != "mistral" && attention_bias;
+}
+
+bool TinyModelSpec::mlp_has_bias() const { return neox() || (model_type == "llama" && mlp_bias); }
+
 std::string TinyModelConfigJson(const TinyModelSpec& spec) {
   std::string json = absl::StrFormat(
-      R"({"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "vocab_size": %d, )"
-      R"("hidden_size": %d, "num_hidden_layers": %d, "num_attention_heads": %d, )"
-      R"("intermediate_size": %d, "max_position_embeddings": %d, "rotary_pct": %.17g, )"
-      R"("rotary_emb_base": %.17g, "layer_norm_eps": %.17g, "hidden_act": "%s", )",
-      spec.vocab_size, spec.hidden_size, spec.num_layers, spec.num_heads, spec.intermediate_size,
-      spec.max_position_embeddings, spec.rotary_pct, spec.rotary_emb_base, spec.layer_norm_eps,
-      spec.hidden_act);
-  const auto boolean = [](bool value) { return value ? "true" : "false"; };
-  absl::StrAppend(&json, "\"use_parallel_residual\": ", boolean(spec.use_parallel_residual),
-                  ", \"attention_bias\": ", boolean(spec.attention_bias),
-                  ", \"tie_word_embeddings\": ", boolean(spec.tie_word_embeddings),
-                  ", \"use_key_value_mlp\": ", boolean(spec.use_key_value_mlp),
-                  ", \"kv_intermediate_size\": ", spec.kv_intermediate_size,
-                  ", \"eos_token_id\": ", spec.eos_token_id);
+      R"({"model_type": "%s", %s"vocab_size": %d, "hidden_size": %d, "num_hidden_layers": %d, )"
+      R"("num_attention_heads": %d, "intermediate_size": %d, "max_position_embeddings": %d, )"
+      R"("hidden_act": "%s", "attention_bias": %s, "tie_word_embeddings": %s, "eos_token_id": %d)",
+      spec.model_type, FamilyJson(spec), spec.vocab_size, spec.hidden_size, spec.num_layers,
+      spec.num_heads, spec.intermediate_size, spec.max_position_embeddings, spec.hidden_act,
+      spec.attention_bias ? "true" : "false", spec.tie_word_embeddings ? "true" : "false",
+      spec.eos_token_id);
+  if (!spec.neox()) absl::StrAppend(&json, ", \"head_dim\": ", spec.head_dim());
   if (spec.num_kv_heads != 0)
     absl::StrAppend(&json, ", \"num_key_value_heads\": ", spec.num_kv_heads);
   if (spec.num_kv_layers != 0)

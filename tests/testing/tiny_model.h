@@ -1,6 +1,6 @@
 // Whole Hugging Face directories (config.json and safetensors, no tokenizer) for tests: small
-// GPT-NeoX models with any sharing map, stored in any of the ways that checkpoints in the wild are,
-// and with the traps that a loader must not step into.
+// models of every family with any sharing map, stored in any of the ways that checkpoints in the
+// wild are, and with the traps that a loader must not step into.
 //
 //   TempDir dir;
 //   TinyModelSpec spec;
@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/architecture.h"
 #include "parallel/kv_sharing.h"
 #include "tests/testing/safetensors_writer.h"
 
@@ -22,6 +23,7 @@ namespace polystrate {
 
 struct TinyModelSpec {
   // --- The model: what config.json says. ---
+  std::string model_type = "gpt_neox";  // or one of the Llama family's
   int64_t vocab_size = 96;
   int64_t hidden_size = 48;
   int num_layers = 4;
@@ -42,6 +44,12 @@ struct TinyModelSpec {
   bool tie_word_embeddings = false;
   int eos_token_id = 0;
   std::string reuse_keys;  // "post_rope", "pre_rope"; empty: no such key
+  // The Llama family alone, which in turn has no use for the settings of GPT-NeoX above.
+  int64_t explicit_head_dim = 0;  // 0: hidden_size / num_heads
+  bool mlp_bias = false;
+  bool separate_kv_norm = false;
+  std::string norm_type = "rms_norm";  // or "layer_norm"
+  std::string rope_scaling;            // a JSON object; empty: no such key
 
   // --- Its values (tests/testing/counter_weights.h). ---
   uint64_t seed = 1;
@@ -61,9 +69,19 @@ struct TinyModelSpec {
   // Called with all tensors before they are written: drop, rename, reshape at will.
   std::function<void(std::vector<StoredTensor>*)> edit;
 
-  int64_t head_dim() const { return hidden_size / num_heads; }
+  int64_t head_dim() const {
+    return explicit_head_dim != 0 ? explicit_head_dim : hidden_size / num_heads;
+  }
   int kv_heads() const { return num_kv_heads == 0 ? num_heads : num_kv_heads; }
   KvSharing sharing() const;
+  const TensorNames& names() const;
+  // What follows from the family, as Hugging Face has it.
+  bool neox() const { return model_type == "gpt_neox"; }
+  bool qkv_has_bias() const;
+  bool output_has_bias() const;
+  bool mlp_has_bias() const;
+  bool norms_have_bias() const { return neox() || norm_type == "layer_norm"; }
+  bool qk_norm() const { return model_type == "qwen3"; }
 };
 
 std::string TinyModelConfigJson(const TinyModelSpec& spec);
