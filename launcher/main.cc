@@ -3,11 +3,15 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "launcher/commands.h"
 #include "launcher/signals.h"
 #include "launcher/waiting.h"
@@ -80,8 +84,24 @@ void OpenStandardFiles() {
   }
 }
 
+// Rank 0 says why for all: mpirun ends every rank as soon as one exits with an error, so the others
+// give it the time to. Where it fails too, its exit ends them in here; a rank that comes to the end
+// failed alone, as one that cannot read the model on its machine, and says so itself.
+void Report(const absl::Status& status, int rank) {
+  const std::string message(status.message());
+  if (rank == 0) {
+    std::fprintf(stderr, "error: %s\n", message.c_str());
+    return;
+  }
+  constexpr absl::Duration kRankZeroNeeds = absl::Seconds(3);
+  std::signal(SIGTERM, SIG_DFL);
+  absl::SleepFor(kRankZeroNeeds);
+  std::fprintf(stderr, "error: rank %d: %s\n", rank, message.c_str());
+}
+
 int Main(int argc, char** argv) {
-  const bool prints = ReadLaunchInfo().rank == 0;  // all ranks say the same; one is enough
+  const int rank = ReadLaunchInfo().rank;
+  const bool prints = rank == 0;  // all ranks say the same; one is enough
   const std::string name = argc > 1 ? argv[1] : "";
   if (name == "--help" || name == "help") {
     if (prints) PrintUsage(stdout);
@@ -93,19 +113,18 @@ int Main(int argc, char** argv) {
   }
   const Command* command = FindCommand(name);
   if (command == nullptr) {
-    if (prints) {
-      if (!name.empty()) std::fprintf(stderr, "error: unknown command \"%s\"\n\n", name.c_str());
-      PrintUsage(stderr);
-    }
+    if (prints) PrintUsage(stderr);
+    Report(
+        absl::InvalidArgumentError(name.empty() ? std::string("a command is missing")
+                                                : absl::StrCat("unknown command \"", name, "\"")),
+        rank);
     return 2;
   }
   absl::Status status = command->run(Arguments(argv + 2, argv + argc));
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
     status.Update(absl::UnavailableError("cannot write to standard output"));
   }
-  if (!status.ok() && prints) {
-    std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
-  }
+  if (!status.ok()) Report(status, rank);
   return ExitCode(status);
 }
 

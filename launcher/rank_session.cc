@@ -3,12 +3,9 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <csignal>
-#include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "kernels/core/status.h"
 #include "launcher/progress.h"
 
@@ -36,19 +33,6 @@ int DefaultThreads(const LaunchInfo& launch) {
 
 RankSession::RankSession(const Topology& topology, int num_threads)
     : topology_(topology), stream_(Stream::Cpu(num_threads)) {}
-
-absl::StatusOr<EngineSetup> RankSession::SetUp(const EngineFlags& flags) {
-  // As long as it takes rank 0, if it fails too, to make mpirun end this process.
-  constexpr absl::Duration kAlone = absl::Seconds(3);
-  absl::StatusOr<EngineSetup> setup = SetUpEngine(flags);
-  const LaunchInfo launch = ReadLaunchInfo();
-  if (setup.ok() || launch.rank == 0) return setup;
-  std::signal(SIGTERM, SIG_DFL);
-  absl::SleepFor(kAlone);
-  std::fprintf(stderr, "error: rank %d: %s\n", launch.rank,
-               std::string(setup.status().message()).c_str());
-  return setup;
-}
 
 absl::StatusOr<std::unique_ptr<RankSession>> RankSession::Start(const EngineFlags& flags,
                                                                 const EngineSetup& setup) {

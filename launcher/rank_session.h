@@ -14,10 +14,6 @@ namespace polystrate {
 
 class RankSession {
  public:
-  // SetUpEngine of this rank. When it fails on all ranks alike, rank 0 says why (main does); a rank
-  // that fails alone, as one that cannot read the model on its machine, says so itself.
-  static absl::StatusOr<EngineSetup> SetUp(const EngineFlags& flags);
-
   // Joins the world. INVALID_ARGUMENT, on every rank, when tp * pp is not the number of processes
   // that were launched, or ranks were started with different flags or models. A world of one needs
   // no mpirun and no MPI.

@@ -96,7 +96,7 @@ void PrintServing(const EngineSetup& setup, const std::string& listen, int port)
 }
 
 absl::Status RunServe(const ServeFlags& flags) {
-  ASSIGN_OR_RETURN(const EngineSetup setup, RankSession::SetUp(flags.engine));
+  ASSIGN_OR_RETURN(const EngineSetup setup, SetUpEngine(flags.engine));
   ASSIGN_OR_RETURN(const auto session, RankSession::Start(flags.engine, setup));
   if (session->first() && !setup.model.config.warning.empty()) {
     std::fprintf(stderr, "warning: %s\n", setup.model.config.warning.c_str());
