@@ -76,10 +76,10 @@ TRAINED = """\
 UPTRAINED = """\
 {commands}
 
-- {steps} steps of {batch_tokens} tokens: {share:.1%} of what the base was trained on, in sequences of
-  {sequence_tokens}. Warm-up over a fifth of the steps, then a cosine to zero.
-- One CPU thread, {seconds:.0f} seconds of processor time. As converted, before any uptraining, the
-  loss is {loss_before:.4f}."""
+- {uptrained} was on {steps} steps of {batch_tokens} tokens, {share:.1%} of what went before, in
+  sequences of {sequence_tokens}; warm-up over a fifth of the steps to {learning_rate}, then a
+  cosine to zero. One CPU thread, {seconds:.0f} seconds of processor time; the loss before it was
+  {loss_before:.4f}."""
 
 
 def groups_section(source: list[int]) -> str:
@@ -138,19 +138,24 @@ def trained_card(config: Config, heldout: dict[str, Any], facts: dict[str, Any])
     )
 
 
-def uptrained_card(config: Config, name: str, facts: dict[str, Any], commands: list[str]) -> str:
-    """The card of a model that uptrain.py made of models/shakespeare-mha by these commands."""
-    heads = config["num_attention_heads"]
+def uptrained_card(config: Config, facts: dict[str, Any], name: str, commands: list[str]) -> str:
+    """The card of a model that these commands made, uptrain.py the last of them."""
+    heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
     kv_heads = len(set(kv_source(config))) * config.get("num_key_value_heads", heads)
+    is_base = kv_heads == heads * layers
     return card(
         config,
         facts["heldout"],
         title=f"{name}: Shakespeare with {kv_heads} KV heads in all",
-        intro=UPTRAINED_INTRO.format(
-            mha_heads=config["num_hidden_layers"] * heads, kv_heads=kv_heads
+        intro=MHA_INTRO
+        if is_base
+        else UPTRAINED_INTRO.format(mha_heads=heads * layers, kv_heads=kv_heads),
+        recipe=UPTRAINED.format(
+            commands="\n".join(f"    {line}" for line in commands),
+            uptrained="The end of the training" if is_base else "Uptraining",
+            **facts,
         ),
-        recipe=UPTRAINED.format(commands="\n".join(f"    {line}" for line in commands), **facts),
-        chosen=", but the learning rate of uptraining was chosen by it",
+        chosen=", but learning rates were chosen by it",
         heldout_bytes=facts["heldout_bytes"],
         training_tokens=facts["training_tokens"],
     )

@@ -1,7 +1,7 @@
 """Trains a small GPT-NeoX on Shakespeare's plays: one CPU thread, an hour.
 
---shape demo is models/demo, whose KV heads run through its layers from the start; --shape mha is
-models/shakespeare-mha, in which nothing is shared, for `polystrate convert` and uptrain.py.
+--shape demo is models/demo, whose KV heads run through its layers from the start; --shape mha
+shares nothing: with it study.py begins models/shakespeare-mha, which is there to be converted.
 
 Whenever the held-out loss improves, the whole model directory is written anew, so an interrupted
 run leaves the best model so far.
@@ -10,6 +10,7 @@ run leaves the best model so far.
 import argparse
 import math
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -73,6 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="demo")
     parser.add_argument("--out", type=Path, help="model directory to write; models/... by default")
     parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--stop_after", type=int, help="steps; the schedule's rest is left out")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--evaluate_every", type=int, default=250)
@@ -132,8 +134,9 @@ def train(arguments: argparse.Namespace) -> None:
         arguments.steps, BATCH_TOKENS, length_shares, arguments.learning_rate, WARMUP_STEPS
     )
     best = math.inf
-    for step in optimise(model, ids, recipe):
-        if step % arguments.evaluate_every and step != arguments.steps:
+    last = arguments.stop_after or arguments.steps
+    for step in islice(optimise(model, ids, recipe), last):
+        if step % arguments.evaluate_every and step != last:
             continue
         heldout = evaluate(model, windows, torch.bfloat16)
         print(f"step {step} held-out loss {heldout['loss']:.4f}", flush=True)

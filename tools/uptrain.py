@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=MLKV_SHARE, help="of these to train for")
     parser.add_argument("--batch_tokens", type=int, default=1024)
     parser.add_argument("--sequence_tokens", type=int, default=256)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1616)
     return parser.parse_args()

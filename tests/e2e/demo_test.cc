@@ -1,8 +1,13 @@
-// The demo model as a newcomer meets it: its card's loss, through the real binary, whatever the
-// cut.
+// The models that the repository keeps, as a newcomer meets them: their cards' losses, through the
+// real binary, whatever the cut.
 
 #include <gtest/gtest.h>
 
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "engine/json.h"
 #include "tests/testing/process.h"
@@ -10,7 +15,7 @@
 namespace polystrate {
 namespace {
 
-constexpr char kModel[] = POLYSTRATE_SOURCE_DIR "/models/demo";
+constexpr char kModels[] = POLYSTRATE_SOURCE_DIR "/models/";
 
 // Mean loss of each line that `score` printed.
 std::vector<double> WindowLosses(const std::string& out) {
@@ -25,12 +30,15 @@ std::vector<double> WindowLosses(const std::string& out) {
   return losses;
 }
 
-TEST(Demo, ScoreReproducesTheCardsLoss) {
-  const Json card = *Json::ReadFile(std::string(kModel) + "/heldout.json", 1 << 20);
+class KeptModel : public testing::TestWithParam<const char*> {};
+
+TEST_P(KeptModel, ScoreReproducesTheCardsLoss) {
+  const std::string model = absl::StrCat(kModels, GetParam());
+  const Json card = *Json::ReadFile(model + "/heldout.json", 1 << 20);
   const std::vector<JsonView> expected = card.root().GetArray("sample_window_losses")->Elements();
   ASSERT_EQ(expected.size(), 8u);
-  const CommandLine score = Polystrate(
-      {"score", "--model", kModel, "--input", std::string(kModel) + "/heldout_sample.jsonl"});
+  const CommandLine score =
+      Polystrate({"score", "--model", model, "--input", model + "/heldout_sample.jsonl"});
   CommandLine cut = score;
   cut.insert(cut.end(), {"--tp", "2", "--pp", "2"});
   for (const CommandLine& command : {score, Mpirun(4, cut)}) {
@@ -45,10 +53,16 @@ TEST(Demo, ScoreReproducesTheCardsLoss) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(Models, KeptModel,
+                         testing::Values("demo", "shakespeare-mha", "shakespeare-mlkv-4"),
+                         [](const auto& model) {
+                           return absl::StrReplaceAll(model.param, {{"-", "_"}});
+                         });
+
 TEST(Demo, GenerateStreamsTheSameTextForTheSameSeed) {
   const CommandLine generate =
-      Polystrate({"generate", "--model", kModel, "--prompt", "ROMEO:\n", "--max_tokens", "60",
-                  "--temperature", "0.8", "--seed", "7"});
+      Polystrate({"generate", "--model", absl::StrCat(kModels, "demo"), "--prompt", "ROMEO:\n",
+                  "--max_tokens", "60", "--temperature", "0.8", "--seed", "7"});
   const CommandResult first = RunCommand(generate);
   const CommandResult second = RunCommand(generate);
   EXPECT_EQ(first.exit_code, 0) << first.err;
