@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -35,8 +36,9 @@ struct Sequence {
   int64_t prompt_len = 0;
   SampleRow sampling;  // position is filled in for each draw
   bool sample = true;  // false: only scores are wanted
-  // Scores are wanted of the prompt's tokens from here on; prompt_len: of none.
-  int64_t score_begin = 0;
+  // Scores are wanted of the prompt's tokens from here on. As it stands, of none: every scored row
+  // is one that the prefill skip must not leave out.
+  int64_t score_begin = std::numeric_limits<int64_t>::max();
   int32_t num_candidates = 0;  // of each score
   int64_t num_scheduled = 0;
   std::vector<int32_t> block_table;

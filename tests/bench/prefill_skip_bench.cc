@@ -63,7 +63,7 @@ std::vector<StepPlan> PlansFor(int64_t prompt, int64_t vocab_size) {
   Scheduler scheduler(options);
   auto sequence = std::make_unique<Sequence>();
   sequence->tokens = RandomTokens(prompt, vocab_size, 1);
-  sequence->prompt_len = sequence->score_begin = prompt;
+  sequence->prompt_len = prompt;
   scheduler.Add(std::move(sequence));
   std::vector<StepPlan> plans;
   while (auto plan = scheduler.Schedule()) plans.push_back(*std::move(plan));

@@ -91,6 +91,25 @@ TEST(Scheduler, CutsALongPromptIntoChunksAndSamplesOnceAtItsEnd) {
   EXPECT_EQ(samples, 1);
 }
 
+// A scored row is computed in full, so it must be asked for.
+TEST(Scheduler, ScoresWhatIsAskedForAndNothingElse) {
+  const auto scored = [](std::optional<int64_t> begin) {
+    Scheduler scheduler({.num_blocks = 16, .block_size = 4, .max_num_batched_tokens = 10});
+    std::unique_ptr<Sequence> sequence = MakeSequence(1, 25);
+    if (begin.has_value()) sequence->score_begin = *begin;
+    scheduler.Add(std::move(sequence));
+    std::vector<int64_t> positions;
+    while (auto plan = scheduler.Schedule()) {
+      for (const ScorePoint& point : plan->scores) positions.push_back(point.position);
+    }
+    return positions;
+  };
+  EXPECT_EQ(scored(std::nullopt), (std::vector<int64_t>{}));
+  EXPECT_EQ(scored(25), (std::vector<int64_t>{}));
+  EXPECT_EQ(scored(22), (std::vector<int64_t>{22, 23, 24}));
+  EXPECT_EQ(scored(0).size(), 24u);  // nothing is expected of the first
+}
+
 TEST(Scheduler, DecodesGoBeforePrompts) {
   SchedulerOptions options{.num_blocks = 64, .block_size = 4, .max_num_batched_tokens = 8};
   Scheduler scheduler(options);
