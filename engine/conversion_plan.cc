@@ -36,8 +36,10 @@ std::optional<LayerTensor> ParseLayerTensor(absl::string_view layers, absl::stri
   if (!absl::ConsumePrefix(&name, layers)) return std::nullopt;
   const size_t dot = name.find('.');
   LayerTensor tensor;
-  if (dot == absl::string_view::npos || !absl::SimpleAtoi(name.substr(0, dot), &tensor.layer))
+  const absl::string_view number = name.substr(0, dot);
+  if (dot == absl::string_view::npos || !absl::SimpleAtoi(number, &tensor.layer))
     return std::nullopt;
+  if (number != absl::StrCat(tensor.layer)) return std::nullopt;  // "03" is not layer 3's
   name.remove_prefix(dot + 1);
   for (const absl::string_view suffix : {".weight", ".bias"}) {
     if (!absl::EndsWith(name, suffix)) continue;
@@ -67,6 +69,8 @@ class Planner {
 
   // That a layer's query, key and value are fused, as the loader decides it (engine/weights.cc).
   bool Fused(int layer) const;
+  // Of query, key and value, in a form that the loader does not read.
+  bool IsRelic(const LayerTensor& tensor) const;
   absl::string_view Stem(Part part) const;
   // A projection's rows by hidden_size, or a bias's rows.
   std::vector<int64_t> ShapeOf(int64_t rows, absl::string_view suffix) const;
@@ -141,6 +145,7 @@ absl::Status Planner::PlanTensor(const std::string& name, const Checkpoint::Entr
     const absl::string_view stem = tensor->stem;
     const bool of_kv = stem == names_.key_norm || stem == names_.kv_norm;
     if (of_kv && !options_.sharing.owns(tensor->layer)) return absl::OkStatus();
+    if (IsRelic(*tensor)) return absl::OkStatus();
     if (stem == names_.fused_qkv) return PlanFused(*tensor, stored);
     if (stem == names_.key) return PlanPooled(*tensor, kKey, stored);
     if (stem == names_.value) return PlanPooled(*tensor, kValue, stored);
@@ -157,7 +162,6 @@ absl::Status Planner::PlanTensor(const std::string& name, const Checkpoint::Entr
 
 // The query heads, apart; and, if the layer owns, K and V.
 absl::Status Planner::PlanFused(const LayerTensor& tensor, const Checkpoint::Entry& stored) {
-  if (!Fused(tensor.layer)) return absl::OkStatus();  // a relic beside the three apart
   const absl::string_view suffix = tensor.suffix;
   OutputTensor query = {absl::StrCat(names_.InLayer(tensor.layer, names_.query), suffix),
                         stored.info->dtype,
@@ -249,6 +253,13 @@ bool Planner::Fused(int layer) const {
     return checkpoint_.Find(names_.InLayer(layer, stem) + ".weight") != nullptr;
   };
   return !names_.fused_qkv.empty() && !has(names_.query) && has(names_.fused_qkv);
+}
+
+bool Planner::IsRelic(const LayerTensor& tensor) const {
+  const absl::string_view stem = tensor.stem;
+  const bool apart = stem == names_.query || stem == names_.key || stem == names_.value;
+  if (!apart && stem != names_.fused_qkv) return false;
+  return apart == Fused(tensor.layer) || (tensor.suffix == ".bias" && !config_.qkv_bias);
 }
 
 absl::string_view Planner::Stem(Part part) const {

@@ -73,7 +73,10 @@ class PendingFolder {
 
 absl::StatusOr<PendingFolder> PendingFolder::Create(const std::string& final_path) {
   std::error_code error;
-  const fs::path plain = fs::path(final_path + "/").parent_path();  // without a slash at the end
+  // Without slashes and dots at the end, behind which no name of a sibling could be written.
+  fs::path plain = fs::weakly_canonical(final_path, error);
+  if (error) plain = final_path;
+  plain = (plain / "").parent_path();
   if (fs::exists(fs::symlink_status(plain, error))) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the output ", final_path, " exists; remove it, or name a folder that does not exist"));

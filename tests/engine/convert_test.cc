@@ -268,6 +268,32 @@ TEST_F(ConvertTest, AFusedRelicBesideTheThreeIsLeftOut) {
   EXPECT_EQ(ReadTensors(output_), expected);
 }
 
+// And the fused one where query is missing: what lies apart beside it is not read.
+TEST_F(ConvertTest, WhatTheLoaderDoesNotReadIsNoSource) {
+  TinyModelSpec spec;
+  spec.fused_qkv = true;
+  WriteTinyModel(model_, spec);
+  ASSERT_TRUE(Run(Make("cla2", 3)).ok());
+  Stored expected = ReadTensors(output_);
+  fs::remove_all(output_);
+  spec.edit = [](std::vector<StoredTensor>* tensors) {
+    for (const char* name : {"2.attention.key", "2.attention.value", "3.attention.key"}) {
+      tensors->push_back({absl::StrCat("gpt_neox.layers.", name, ".weight"),
+                          "F32",
+                          {48, 48},
+                          std::string(48 * 48 * 4, '\7')});
+    }
+    // A number that this program would not write names no layer.
+    tensors->push_back({"gpt_neox.layers.02.attention.key.weight", "F32", {1}, "1234"});
+  };
+  WriteTinyModel(model_, spec);
+  const absl::Status status = Run(Make("cla2", 3));
+  ASSERT_TRUE(status.ok()) << status;
+  Stored after = ReadTensors(output_);
+  EXPECT_EQ(after.erase("gpt_neox.layers.02.attention.key.weight"), 1u);
+  EXPECT_EQ(after, expected);
+}
+
 TEST_F(ConvertTest, RefusesByTheRuleThatIsBroken) {
   WriteTinyModel(model_, TinyModelSpec());
   EXPECT_TRUE(Fails(Run(Make("cla2", 4)), kInvalid,
