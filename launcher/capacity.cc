@@ -42,6 +42,13 @@ int64_t AdmitUntilRefused(int64_t num_blocks, int64_t blocks_per_sequence) {
 absl::StatusOr<int64_t> ResidentBytesOfPool(const ModelConfig& config, int64_t num_blocks,
                                             const CapacityOptions& options) {
   ASSIGN_OR_RETURN(KvCache cache, TakePool(config, num_blocks, options));
+  ASSIGN_OR_RETURN(const int64_t available, AvailableBytes());
+  if (cache.num_bytes() > available) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "a pool of ", num_blocks * options.block_size,
+        " tokens is written to be measured and takes ", cache.num_bytes(), " bytes, of which ",
+        available, " are available; expected a smaller --sequence_len"));
+  }
   ASSIGN_OR_RETURN(const int64_t before, ResidentBytes());
   std::memset(cache.pool().data(), 1, cache.num_bytes());
   ASSIGN_OR_RETURN(const int64_t after, ResidentBytes());
@@ -70,6 +77,11 @@ absl::StatusOr<Capacity> MeasureCapacity(const ModelConfig& config,
   capacity.formula_bytes = config.KvBytesPerToken(options.dtype);
   const int64_t per_sequence = BlocksFor(options.sequence_len, options.block_size);
   capacity.max_sequences = AdmitUntilRefused(plan.num_blocks, per_sequence);
+  if (capacity.max_sequences == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--kv_memory ", options.kv_memory, " holds no sequence of ", options.sequence_len,
+        " tokens: one takes ", per_sequence * plan.stages[0].kv_bytes_per_block, " bytes"));
+  }
   const int64_t touched = options.resident_sequences * per_sequence;
   ASSIGN_OR_RETURN(capacity.resident_bytes, ResidentBytesOfPool(config, touched, options));
   capacity.resident_tokens = touched * options.block_size;

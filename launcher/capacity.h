@@ -29,7 +29,9 @@ struct Capacity {
 };
 
 // One process holds the whole model. Takes the pool of kv_memory without touching it, so it may be
-// larger than what is free. RESOURCE_EXHAUSTED, or INVALID_ARGUMENT when not even a block fits.
+// larger than what is free. INVALID_ARGUMENT when not even one sequence fits; RESOURCE_EXHAUSTED
+// when the pool cannot be had, or the one that is written would not fit the memory that is
+// available.
 absl::StatusOr<Capacity> MeasureCapacity(const ModelConfig& config, const CapacityOptions& options);
 
 // One pool of the linearity grid: `elements` is owners * kv_heads * sequences * tokens of each.

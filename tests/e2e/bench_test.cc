@@ -54,7 +54,8 @@ void ExpectRefused(const CommandLine& arguments, const std::string& message) {
 
 TEST_F(BenchTest, CapacityReportsTheAllocatorsBytes) {
   Run({"capacity", "--quick", "--variants", "MHA-144,MLKV-1"});
-  EXPECT_TRUE(absl::StrContains(result_.out, "MHA-144            12  12        36864")) << result_.out;
+  EXPECT_TRUE(absl::StrContains(result_.out, "MHA-144            12  12        36864"))
+      << result_.out;
   EXPECT_TRUE(absl::StrContains(result_.out, "144.00")) << result_.out;
   const JsonView root = json_->root();
   EXPECT_EQ(*root.GetString("bench"), "capacity");
@@ -119,6 +120,10 @@ TEST(BenchBadInput, IsRefused) {
   ExpectRefused({"capacity", "--kv_memory", "0"}, "--kv_memory is 0");
   ExpectRefused({"capacity", "--kv_memory", "1000"}, "--kv_memory 1000 holds no KV block");
   ExpectRefused({"capacity", "--sequence_len", "-1"}, "--sequence_len is -1");
+  ExpectRefused({"capacity", "--quick", "--kv_memory", "600000", "--svg", "/dev/null"},
+                "--kv_memory 600000 holds no sequence of 2048 tokens");
+  // Written, 38 GB for each sequence.
+  ExpectRefused({"capacity", "--sequence_len", "1048576", "--kv_memory", "100000000000"}, "bytes");
   ExpectRefused({"capacity", "--block_size", "0"}, "--block_size is 0");
   ExpectRefused({"sharing", "--steps", "3"}, "--steps is 3");
   ExpectRefused({"sharing", "--context", "2001"}, "--context is 2001; it must be in [1, 2000]");
