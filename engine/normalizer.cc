@@ -68,16 +68,19 @@ std::string ReplaceAll(std::string_view text, std::string_view pattern, std::str
 absl::StatusOr<Normalizer> Normalizer::Read(const JsonView& root) {
   ASSIGN_OR_RETURN(const auto components, TokenizerComponents(root, "normalizer", "normalizers"));
   std::vector<Step> steps;
+  TextGrowth growth("normalizer");
   for (const JsonView& component : components) {
     ASSIGN_OR_RETURN(const std::string type, component.GetString("type"));
     Step step;
     if (type == "Prepend") {
       step.kind = Step::kPrepend;
       ASSIGN_OR_RETURN(step.content, component.GetString("prepend"));
+      RETURN_IF_ERROR(growth.Add(component, 1, 1 + step.content.size()));
     } else if (type == "Replace") {
       step.kind = Step::kReplace;
       ASSIGN_OR_RETURN(step.pattern, LiteralPattern(component, "normalizer"));
       ASSIGN_OR_RETURN(step.content, component.GetString("content"));
+      RETURN_IF_ERROR(growth.Add(component, step.pattern.size(), step.content.size()));
     } else if (type != "NFC") {
       return UnsupportedInTokenizer(root, "normalizer", type);
     }

@@ -187,6 +187,13 @@ absl::Status PreTokenizer::Split(std::string_view text, Scratch& scratch,
       return absl::ResourceExhaustedError(absl::StrFormat(
           "splitting the text into words failed at byte %d: %s", search, ErrorText(result)));
     }
+    // \K in a lookaround, which PCRE2 itself refuses but where it is called as a subroutine.
+    if (match[0] < done || match[1] < match[0]) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("splitting the text into words failed at byte %d: the expression \"%s\" "
+                          "matches backwards",
+                          search, code_->pattern));
+    }
     add_stretch(match[0]);
     add_match(match[0], match[1]);
     done = match[1];

@@ -6,7 +6,6 @@
 #include "engine/byte_level.h"
 #include "engine/metaspace.h"
 #include "engine/normalizer.h"
-#include "engine/tokenizer_json.h"
 #include "engine/utf8.h"
 #include "kernels/core/status.h"
 
@@ -70,10 +69,12 @@ absl::Status TokenDecoder::ReadStep(const JsonView& step, Progress& progress) {
   return absl::OkStatus();
 }
 
-absl::Status TokenDecoder::ReadReplace(const JsonView& step, const Progress& progress) {
+absl::Status TokenDecoder::ReadReplace(const JsonView& step, Progress& progress) {
   Replacement replacement;
   ASSIGN_OR_RETURN(replacement.pattern, LiteralPattern(step, "decoder"));
   ASSIGN_OR_RETURN(replacement.content, step.GetString("content"));
+  RETURN_IF_ERROR(
+      progress.growth.Add(step, replacement.pattern.size(), replacement.content.size()));
   replacement.in_runs = progress.byte_fallback;
   // A longer one could begin in one token and end in the next.
   if (progress.fused && !IsOneCharacter(replacement.pattern)) {

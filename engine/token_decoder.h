@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/json.h"
+#include "engine/tokenizer_json.h"
 
 namespace polystrate {
 
@@ -52,9 +53,10 @@ class TokenDecoder {
     bool byte_fallback = false;
     bool fused = false;
     bool stripped = false;
+    TextGrowth growth{"decoder"};
   };
   absl::Status ReadStep(const JsonView& step, Progress& progress);
-  absl::Status ReadReplace(const JsonView& step, const Progress& progress);
+  absl::Status ReadReplace(const JsonView& step, Progress& progress);
   absl::Status ReadStrip(const JsonView& step, const Progress& progress);
   absl::Status ReadMetaspace(const JsonView& step);
 

@@ -1,5 +1,7 @@
 #include "engine/tokenizer_json.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_format.h"
 #include "kernels/core/status.h"
 
@@ -37,6 +39,17 @@ absl::StatusOr<std::string> LiteralPattern(const JsonView& component, std::strin
   ASSIGN_OR_RETURN(std::string text, pattern.GetString("String"));
   if (text.empty()) return UnsupportedInTokenizer(component, where, type + " of an empty String");
   return text;
+}
+
+absl::Status TextGrowth::Add(const JsonView& step, size_t from, size_t to) {
+  // Llama 2's Prepend and Replace of a space by three bytes make 12.
+  constexpr double kMaxFactor = 256;
+  factor_ *= std::max(1.0, static_cast<double>(to) / static_cast<double>(from));
+  if (factor_ <= kMaxFactor) return absl::OkStatus();
+  return TokenizerError(
+      step,
+      absl::StrFormat("\"%s\" can make a text %.6g times longer; at most %g times is supported",
+                      where_, factor_, kMaxFactor));
 }
 
 }  // namespace polystrate

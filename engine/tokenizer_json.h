@@ -25,4 +25,19 @@ absl::StatusOr<std::vector<JsonView>> TokenizerComponents(const JsonView& root,
 // The text of {"pattern": {"String": TEXT}}. `where` is the component that has it.
 absl::StatusOr<std::string> LiteralPattern(const JsonView& component, std::string_view where);
 
+// How many times longer a text can get by the steps of one component. A handful of replacements,
+// each of a letter by a page, would take all memory there is.
+class TextGrowth {
+ public:
+  explicit TextGrowth(std::string_view where) : where_(where) {}
+
+  // A step that puts `to` bytes for `from` of them, which is not 0. INVALID_ARGUMENT when all steps
+  // so far exceed what a tokenizer may have use for.
+  absl::Status Add(const JsonView& step, size_t from, size_t to);
+
+ private:
+  const std::string_view where_;
+  double factor_ = 1;
+};
+
 }  // namespace polystrate

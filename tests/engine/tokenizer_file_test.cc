@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
@@ -231,6 +233,32 @@ TEST(TokenizerFileTest, CharacterComponents) {
   file.rest = R"("decoder":{"type":"Fuse"})";
   file.model = R"({"type":"BPE","vocab":{"a":0},"merges":[],"unk_token":"<unk>"})";
   EXPECT_EQ(file.Error(), "\"unk_token\" is \"<unk>\", which is not in \"vocab\"");
+}
+
+// Each would ask for more memory than there is.
+TEST(TokenizerFileTest, StepsThatMakeTextsLongWithoutBound) {
+  const auto error = [](const std::string& key, const std::string& steps) {
+    File file;
+    file.pre_tokenizer = "null";
+    const std::string sequence = R"({"type":"Sequence",")" + key + "s\":[" + steps + "]}";
+    file.rest = key == "decoder" ? R"("decoder":)" + sequence
+                                 : R"("decoder":{"type":"Fuse"},"normalizer":)" + sequence;
+    return file.Error();
+  };
+  const auto replace = [](size_t times) {
+    return R"({"type":"Replace","pattern":{"String":"a"},"content":")" + std::string(times, 'a') +
+           "\"}";
+  };
+  const std::string prepend = R"({"type":"Prepend","prepend":"aaa"})";
+  for (const char* key : {"normalizer", "decoder"}) {
+    const std::string refused = absl::StrCat(
+        "\"", key, "\" can make a text 257 times longer; at most 256 times is supported");
+    EXPECT_EQ(error(key, replace(16) + "," + replace(0) + "," + replace(16)), "ok");
+    EXPECT_EQ(error(key, replace(257)), refused);
+    EXPECT_TRUE(absl::StrContains(error(key, replace(100) + "," + replace(100)), "10000 times"));
+  }
+  EXPECT_EQ(error("normalizer", prepend + "," + replace(64)), "ok");
+  EXPECT_TRUE(absl::StrContains(error("normalizer", prepend + "," + replace(65)), "260 times"));
 }
 
 TEST(TokenizerFileTest, AddedTokens) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/byte_level.h"
+#include "tests/testing/expect_status.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
@@ -129,6 +130,16 @@ TEST(TokenizerTest, EndlessBacktrackingIsAnErrorNotAHang) {
   EXPECT_EQ(tokenizer->Encode(std::string(100, 'a') + "c").status().code(),
             absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(tokenizer->Encode("aab").ok());
+}
+
+// It ends before it begins: the search would stand still and give out words for ever.
+TEST(TokenizerTest, AnExpressionThatMatchesBackwardsIsRefused) {
+  const auto tokenizer =
+      Abc(R"({"type":"Sequence","pretokenizers":[{"type":"Split","behavior":"Isolated",)"
+          R"re("invert":false,"pattern":{"Regex":"(?=(?1))(?(DEFINE)(ab\\K))"}},)re"
+          R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]})");
+  EXPECT_TRUE(Fails(tokenizer->Encode("cab").status(), absl::StatusCode::kInvalidArgument,
+                    "matches backwards"));
 }
 
 // Quadratic algorithms would take minutes here. Of the SentencePiece kind, whose texts are one word
