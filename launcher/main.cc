@@ -24,18 +24,19 @@ struct Command {
   const char* name;
   const char* summary;
   bool runs_model;
+  bool one_process;  // several would write one output, or measure one another
   absl::Status (*run)(const Arguments& arguments);
 };
 
 constexpr Command kCommands[] = {
-    {"generate", "text from prompts, offline", true, GenerateCommand},
-    {"score", "log-probabilities of texts, offline", true, ScoreCommand},
-    {"eval", "accuracy and perplexity on a task's questions, offline", true, EvalCommand},
-    {"serve", "one rank of an engine behind gRPC", true, ServeCommand},
-    {"client", "a prompt to a running engine, the text as it streams", false, ClientCommand},
-    {"plan", "how a model is cut and what fits, from config.json alone", false, PlanCommand},
-    {"bench", "the papers' measurements, with random weights", true, BenchCommand},
-    {"convert", "a model with fewer KV heads or layers from one that shares none", false,
+    {"generate", "text from prompts, offline", true, false, GenerateCommand},
+    {"score", "log-probabilities of texts, offline", true, false, ScoreCommand},
+    {"eval", "accuracy and perplexity on a task's questions, offline", true, false, EvalCommand},
+    {"serve", "one rank of an engine behind gRPC", true, false, ServeCommand},
+    {"client", "a prompt to a running engine, the text as it streams", false, false, ClientCommand},
+    {"plan", "how a model is cut and what fits, from config.json alone", false, false, PlanCommand},
+    {"bench", "the papers' measurements, with random weights", true, true, BenchCommand},
+    {"convert", "a model with fewer KV heads or layers from one that shares none", false, true,
      ConvertCommand},
 };
 
@@ -99,8 +100,18 @@ void Report(const absl::Status& status, int rank) {
   std::fprintf(stderr, "error: rank %d: %s\n", rank, message.c_str());
 }
 
+absl::Status Run(const Command& command, const LaunchInfo& launch, const Arguments& arguments) {
+  if (command.one_process && launch.world_size > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(command.name, " is done by one process, but ",
+                                                   launch.world_size,
+                                                   " were launched; start it without mpirun"));
+  }
+  return command.run(arguments);
+}
+
 int Main(int argc, char** argv) {
-  const int rank = ReadLaunchInfo().rank;
+  const LaunchInfo launch = ReadLaunchInfo();
+  const int rank = launch.rank;
   const bool prints = rank == 0;  // all ranks say the same; one is enough
   const std::string name = argc > 1 ? argv[1] : "";
   if (name == "--help" || name == "help") {
@@ -120,7 +131,7 @@ int Main(int argc, char** argv) {
         rank);
     return 2;
   }
-  absl::Status status = command->run(Arguments(argv + 2, argv + argc));
+  absl::Status status = Run(*command, launch, Arguments(argv + 2, argv + argc));
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
     status.Update(absl::UnavailableError("cannot write to standard output"));
   }

@@ -317,6 +317,10 @@ TEST_F(BadInput, UnderMpirun) {
   ExpectRefusedByRanks(2, Generate({"--tp", "2", "--pp", "2"}), "4 ranks, but 2 processes were");
   ExpectRefusedByRanks(2, Generate({"--pp", "2", "--stages", "0,5,8"}), "layer 5 (stage 1) reads");
   ExpectRefusedByRanks(2, Generate({"--tp", "2", "--prompt_ids", "96"}), "prompt token id 96");
+  for (const char* alone : {"convert", "bench"}) {
+    ExpectRefusedByRanks(2, Polystrate({alone, "--help"}),
+                         absl::StrCat(alone, " is done by one process, but 2 were launched"));
+  }
 }
 
 // One mpirun line that starts rank 0 well and rank 1 otherwise, as machines that differ do.
