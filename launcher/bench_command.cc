@@ -1,7 +1,9 @@
 #include "launcher/bench_command.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -32,8 +34,15 @@ std::string Usage() {
   return text;
 }
 
+// Leaves no empty file behind: what is measured may be refused yet.
 absl::Status CheckWritable(const char* flag, const std::optional<std::string>& path) {
-  if (!path.has_value() || std::ofstream(*path, std::ios::app)) return absl::OkStatus();
+  if (!path.has_value()) return absl::OkStatus();
+  std::error_code error;
+  const bool existed = std::filesystem::exists(*path, error);
+  if (std::ofstream(*path, std::ios::app)) {
+    if (!existed) std::filesystem::remove(*path, error);
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError(absl::StrCat("--", flag, ": cannot write ", *path));
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -132,6 +133,9 @@ TEST(BenchBadInput, IsRefused) {
   ExpectRefused({"sharing", "--kv_memory", "1000000000000000"}, "name fewer --variants");
   ExpectRefused({"sharing", "--quick", "--variants", "nonsense"}, "no \"nonsense\"");
   ExpectRefused({"capacity", "--svg", "/no/such/folder/a.svg"}, "--svg: cannot write /no/such");
+  const TempDir dir;
+  ExpectRefused({"capacity", "--kv_memory", "1", "--json", dir.File("a.json")}, "no KV block");
+  EXPECT_FALSE(std::filesystem::exists(dir.File("a.json")));
 }
 
 // What a cluster's throughput is tried with: a model of which there is but the config.json.
