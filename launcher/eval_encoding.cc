@@ -118,7 +118,10 @@ absl::StatusOr<std::optional<int32_t>> ReadPrefixToken(const std::string& model_
   std::error_code error;
   if (std::filesystem::exists(path, error)) {
     ASSIGN_OR_RETURN(const Json config, Json::ReadFile(path, kMaxConfigBytes));
-    if (!config.root().IsObject()) return config.root().Unexpected("it", "an object");
+    if (!config.root().IsObject()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          config.root().document(), ": expected an object with the tokenizer's settings"));
+    }
     for (const char* key : {"bos_token", "eos_token"}) {
       ASSIGN_OR_RETURN(const auto text, SpecialToken(config.root(), key));
       if (!text.has_value()) continue;

@@ -9,7 +9,8 @@ namespace {
 
 // What libgomp read from the environment of the last start.
 std::string SpinCount(const std::string& setting) {
-  CommandLine command = {"env", "OMP_DISPLAY_ENV=verbose", setting};
+  CommandLine command = {
+      "env", "-u", "GOMP_SPINCOUNT", "-u", "OMP_WAIT_POLICY", "OMP_DISPLAY_ENV=verbose", setting};
   for (const std::string& word : Polystrate({"generate", "--help"})) command.push_back(word);
   const CommandResult result = RunCommand(command);
   EXPECT_EQ(result.exit_code, 0) << result.err;
