@@ -63,8 +63,11 @@ class PolystrateLM(TemplateLM):
         self.concurrency = int(concurrency)
         channel = grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", 64 << 20)])
         self.inference = services.InferenceStub(channel)
-        self.model_info = services.ControlStub(channel).GetModelInfo(
-            control_pb.GetModelInfoRequest(), timeout=60, wait_for_ready=True)
+        try:
+            self.model_info = services.ControlStub(channel).GetModelInfo(
+                control_pb.GetModelInfoRequest(), timeout=60, wait_for_ready=True)
+        except grpc.RpcError as error:
+            sys.exit(f"{target} does not answer; start polystrate serve there: {error.details()}")
 
     @property
     def max_length(self):
