@@ -25,11 +25,13 @@ constexpr double kMega = 1e6;
 std::vector<std::string> Order(const SharingReport& report,
                                const std::function<double(const SharingRow&)>& speed) {
   std::vector<const SharingRow*> rows;
+  rows.reserve(report.rows.size());
   for (const SharingRow& row : report.rows) rows.push_back(&row);
   std::stable_sort(rows.begin(), rows.end(), [&speed](const SharingRow* a, const SharingRow* b) {
     return speed(*a) < speed(*b);
   });
   std::vector<std::string> names;
+  names.reserve(rows.size());
   for (const SharingRow* row : rows) names.push_back(row->variant.name);
   return names;
 }

@@ -208,6 +208,7 @@ std::vector<std::vector<float>> Logits(const std::string& model_dir,
   std::vector<std::vector<float>> logits(n);
   std::vector<ProcessGroups> groups = MakeThreadGroups(options.parallel);
   std::vector<std::thread> ranks;
+  ranks.reserve(groups.size());
   for (int rank = 0; rank < options.parallel.world_size(); ++rank) {
     ranks.emplace_back([&, rank] {
       PlayLogitsRank(model_dir, tokens, plan, options.chunk == 0 ? n : options.chunk, rank,
