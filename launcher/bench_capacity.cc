@@ -138,6 +138,9 @@ SvgPlot Plot(const Report& report) {
       admitted.points.push_back({x, static_cast<double>(capacity.max_sequences), variant.name});
     }
   }
+  // One line for all, whatever order the papers list their models in.
+  std::sort(bytes.points.begin(), bytes.points.end(),
+            [](const PlotPoint& a, const PlotPoint& b) { return a.x < b.x; });
   plot.series = {bytes, admitted};
   return plot;
 }

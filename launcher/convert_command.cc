@@ -7,6 +7,7 @@
 #include "engine/convert.h"
 #include "kernels/core/status.h"
 #include "launcher/commands.h"
+#include "launcher/engine_setup.h"
 #include "launcher/flags.h"
 #include "launcher/progress.h"
 #include "launcher/signals.h"
@@ -107,14 +108,15 @@ absl::StatusOr<Conversion> MakeConversion(const ConvertFlags& flags) {
 absl::Status Report(const Conversion& conversion) {
   ASSIGN_OR_RETURN(const ModelConfig before, ReadModelConfig(conversion.model_dir));
   ASSIGN_OR_RETURN(const ModelConfig after, ReadModelConfig(conversion.output_dir));
+  ASSIGN_OR_RETURN(const DType dtype, ChooseDType(std::nullopt, after));  // as `plan` has it
   std::fprintf(stderr,
                "convert: wrote %s: %zu of %d layers own, %d KV head%s each; KV cache %lld -> %lld "
-               "bytes a token in bfloat16; %lld -> %lld parameters\n",
+               "bytes a token in %s; %lld -> %lld parameters\n",
                conversion.output_dir.c_str(), after.sharing.owners().size(), after.num_layers,
                after.num_kv_heads, after.num_kv_heads == 1 ? "" : "s",
-               static_cast<long long>(before.KvBytesPerToken(DType::kBFloat16)),
-               static_cast<long long>(after.KvBytesPerToken(DType::kBFloat16)),
-               static_cast<long long>(before.NumParameters()),
+               static_cast<long long>(before.KvBytesPerToken(dtype)),
+               static_cast<long long>(after.KvBytesPerToken(dtype)),
+               std::string(Name(dtype)).c_str(), static_cast<long long>(before.NumParameters()),
                static_cast<long long>(after.NumParameters()));
   return absl::OkStatus();
 }

@@ -60,8 +60,8 @@ TEST_F(ConvertTest, ConvertPlanGenerate) {
   ASSERT_EQ(converted.exit_code, 0) << converted.err;
   EXPECT_EQ(converted.out, "");
   EXPECT_TRUE(absl::StrContains(converted.err,
-                                "2 of 8 layers own, 3 KV heads each; KV cache 1536 "
-                                "-> 192 bytes a token in bfloat16"))
+                                "2 of 8 layers own, 3 KV heads each; KV cache 3072 "
+                                "-> 384 bytes a token in float32"))
       << converted.err;
   EXPECT_EQ(NumFolders(), 2u);
 
