@@ -36,7 +36,8 @@ DecodeSession::DecodeSession(const ModelConfig& config, const DecodeOptions& opt
 absl::StatusOr<std::unique_ptr<DecodeSession>> DecodeSession::Create(const ModelConfig& config,
                                                                      const DecodeOptions& options,
                                                                      Stream* stream) {
-  CHECK(!config.use_key_value_mlp);  // none of the papers' models; kv_projection_operations() counts
+  CHECK(
+      !config.use_key_value_mlp);  // none of the papers' models; kv_projection_operations() counts
   CHECK(options.sequence_len >= 1 && options.sequence_len <= config.max_position_embeddings);
   std::unique_ptr<DecodeSession> session(new DecodeSession(config, options, stream));
   RETURN_IF_ERROR(session->TakeMemory());
