@@ -10,7 +10,6 @@
 #include "grpcpp/grpcpp.h"
 #include "openengine.grpc.pb.h"
 #include "rpc/client.h"
-#include "tests/testing/full_length.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
@@ -231,7 +230,6 @@ TEST_F(Serve, AKilledMpirunLeavesNoRankBehind) {
 }
 
 TEST_F(Serve, AHungRankDoesNotHoldADrainForEver) {
-  if (Length(0, 1) == 0) GTEST_SKIP() << "takes half a minute: ./test.sh --full";
   StartAndWait({"--drain_timeout", "0"});
   grpc::ClientContext context;
   auto reader = Generate(&context, Request(4000));

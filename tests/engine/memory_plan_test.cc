@@ -6,25 +6,15 @@
 #include <vector>
 
 #include "engine/model_cost.h"
+#include "tests/testing/model_shape.h"
 
 namespace polystrate {
 namespace {
 
-ModelConfig Shape(int num_heads, int num_kv_heads, int head_dim, const KvSharing& sharing) {
-  ModelConfig config;
-  config.vocab_size = 50304;
-  config.hidden_size = num_heads * head_dim;
-  config.num_layers = sharing.num_layers();
-  config.num_heads = num_heads;
-  config.num_kv_heads = num_kv_heads;
-  config.head_dim = head_dim;
-  config.intermediate_size = 4 * config.hidden_size;
-  config.sharing = sharing;
-  return config;
-}
-
 // One of the nine variants of the MLKV paper.
-ModelConfig Pythia160M(int m, int g) { return Shape(12, g, 64, KvSharing::Mlkv(12, m).value()); }
+ModelConfig Pythia160M(int m, int g) {
+  return ModelShape(12, g, 64, KvSharing::Mlkv(12, m).value());
+}
 
 absl::StatusOr<MemoryPlan> Plan(const ModelConfig& config, int pp_size,
                                 const MemoryOptions& options) {

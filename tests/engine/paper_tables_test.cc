@@ -11,24 +11,12 @@
 #include "engine/model_config.h"
 #include "engine/model_cost.h"
 #include "parallel/kv_source_text.h"
+#include "tests/testing/model_shape.h"
 
 namespace polystrate {
 namespace {
 
 using Layers = std::vector<int>;
-
-ModelConfig Shape(int num_heads, int num_kv_heads, int head_dim, const KvSharing& sharing) {
-  ModelConfig config;
-  config.vocab_size = 50304;
-  config.hidden_size = num_heads * head_dim;
-  config.num_layers = sharing.num_layers();
-  config.num_heads = num_heads;
-  config.num_kv_heads = num_kv_heads;
-  config.head_dim = head_dim;
-  config.intermediate_size = 4 * config.hidden_size;
-  config.sharing = sharing;
-  return config;
-}
 
 MemoryPlan PlanOneStage(const ModelConfig& config, const MemoryOptions& options) {
   const StagePlan stages = PlanStages(config.sharing, StageCostsOf(config), 1).value();
@@ -70,7 +58,7 @@ const MlkvVariant kMlkvVariants[] = {
     {"MLKV-1", 1, 1, {0}, 3835, 162319940, 256, 144, 14336, 1100}};
 
 ModelConfig Pythia160M(const MlkvVariant& v) {
-  ModelConfig config = Shape(12, v.g, 64, KvSharing::Mlkv(12, v.m).value());
+  ModelConfig config = ModelShape(12, v.g, 64, KvSharing::Mlkv(12, v.m).value());
   config.intermediate_size = v.intermediate_size;
   return config;
 }
@@ -130,7 +118,8 @@ class ClaTablesTest : public testing::TestWithParam<ClaModel> {};
 TEST_P(ClaTablesTest, BytesPerToken) {
   const ClaModel& model = GetParam();
   const KvSharing sharing = ParseKvSource(model.kv_source, model.num_layers).value();
-  const ModelConfig config = Shape(model.num_heads, model.num_kv_heads, model.head_dim, sharing);
+  const ModelConfig config =
+      ModelShape(model.num_heads, model.num_kv_heads, model.head_dim, sharing);
   EXPECT_EQ(sharing.owners().size(), model.num_owners);
   EXPECT_EQ(BytesPerToken(config, DType::kBFloat16), model.bytes_per_token);
   EXPECT_EQ(BytesPerToken(config, DType::kFloat32), 2 * model.bytes_per_token);
@@ -142,7 +131,8 @@ TEST_P(ClaTablesTest, CutsAtEveryOwnerAndNowhereElse) {
   const KvSharing sharing = ParseKvSource(model.kv_source, model.num_layers).value();
   const Layers owners = sharing.owners();
   EXPECT_EQ(sharing.legal_cuts(), Layers(owners.begin() + 1, owners.end()));
-  const ModelConfig config = Shape(model.num_heads, model.num_kv_heads, model.head_dim, sharing);
+  const ModelConfig config =
+      ModelShape(model.num_heads, model.num_kv_heads, model.head_dim, sharing);
   const StageCosts costs = StageCostsOf(config);
   const int most = static_cast<int>(model.num_owners);
   const StagePlan stages = PlanStages(sharing, costs, most).value();
@@ -202,8 +192,8 @@ TEST(ClaTablesTest, ParametersOfTheModels) {
                         {32, 24, 1, 8192, "cla1", 3045.1},
                         {32, 24, 1, 8192, "cla2", 3032.5}};
   for (const Case& c : cases) {
-    ModelConfig config =
-        Shape(c.num_heads, c.num_kv_heads, 128, ParseKvSource(c.kv_source, c.num_layers).value());
+    ModelConfig config = ModelShape(c.num_heads, c.num_kv_heads, 128,
+                                    ParseKvSource(c.kv_source, c.num_layers).value());
     config.intermediate_size = c.intermediate_size;
     config.gated_mlp = true;
     config.qkv_bias = config.output_bias = config.mlp_bias = config.norm_bias = false;
@@ -214,7 +204,7 @@ TEST(ClaTablesTest, ParametersOfTheModels) {
 
 // "Slightly fewer parameters": the K and V projections of the layers that reuse.
 TEST(ClaTablesTest, SharingSavesTheProjectionsOfReusers) {
-  ModelConfig mqa = Shape(16, 1, 128, KvSharing::AllOwn(20));
+  ModelConfig mqa = ModelShape(16, 1, 128, KvSharing::AllOwn(20));
   mqa.qkv_bias = false;
   ModelConfig cla2 = mqa;
   cla2.sharing = KvSharing::Cla(20, 2).value();
