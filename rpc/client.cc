@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "health.grpc.pb.h"
 #include "rpc/convert.h"
+#include "rpc/grpc_status.h"
 
 namespace polystrate {
 namespace {

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "kernels/core/status.h"
 #include "rpc/convert.h"
+#include "rpc/grpc_status.h"
 
 namespace polystrate {
 namespace {

@@ -14,8 +14,6 @@ namespace polystrate {
 namespace {
 
 constexpr size_t kMaxRequestIdBytes = 256;
-// Trailers hold 8 KiB by default, and a byte that is not plain ASCII takes three of them.
-constexpr size_t kMaxMessageBytes = 2048;
 
 absl::Status Unsupported(absl::string_view field) {
   return absl::UnimplementedError(absl::StrCat(field, " is not supported"));
@@ -306,16 +304,6 @@ pb::HealthState ToWire(EngineState state) {
       return pb::HEALTH_STATE_NOT_READY;
   }
   return pb::HEALTH_STATE_UNSPECIFIED;
-}
-
-grpc::Status ToGrpc(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
-  return {static_cast<grpc::StatusCode>(status.code()),
-          std::string(status.message().substr(0, kMaxMessageBytes))};
-}
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
 }  // namespace polystrate

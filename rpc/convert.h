@@ -7,7 +7,8 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/request.h"
-#include "openengine.grpc.pb.h"
+#include "openengine_control.pb.h"
+#include "openengine_generate.pb.h"
 
 namespace polystrate {
 
@@ -36,9 +37,5 @@ void ToWire(const RequestUsage& usage, pb::Usage* wire);
 void ToWire(const absl::Status& status, pb::EngineError* wire);
 absl::Status FromWire(const pb::EngineError& wire);
 pb::HealthState ToWire(EngineState state);
-
-// Codes are the same numbers. Messages are cut to a size that fits HTTP/2 trailers.
-grpc::Status ToGrpc(const absl::Status& status);
-absl::Status FromGrpc(const grpc::Status& status);
 
 }  // namespace polystrate

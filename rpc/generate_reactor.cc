@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/core/check.h"
+#include "rpc/grpc_status.h"
 
 namespace polystrate {
 

@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "engine/engine.h"
 #include "engine/request.h"
+#include "grpcpp/grpcpp.h"
 #include "rpc/convert.h"
 
 namespace polystrate {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/tokenizer.h"
+#include "rpc/grpc_status.h"
 
 namespace polystrate {
 namespace {
