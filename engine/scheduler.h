@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "engine/block_allocator.h"
+#include "engine/block_pool.h"
 #include "engine/step_plan.h"
 
 namespace polystrate {
@@ -75,9 +75,9 @@ class Scheduler {
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t num_preemptions() const { return num_preemptions_; }
-  const BlockAllocator& blocks() const { return blocks_; }
+  const BlockPool& blocks() const { return blocks_; }
 
-  // CHECKs that queues, block tables and the allocator agree; for tests.
+  // CHECKs that queues, block tables and the pool agree; for tests.
   void CheckInvariants() const;
 
  private:
@@ -91,7 +91,7 @@ class Scheduler {
   void AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
 
   const SchedulerOptions options_;
-  BlockAllocator blocks_;
+  BlockPool blocks_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // owns all live ones
   std::deque<Sequence*> waiting_;                                       // in order of arrival
   std::vector<Sequence*> running_;  // in order of arrival; all their needed tokens have blocks

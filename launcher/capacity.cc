@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "engine/block_allocator.h"
+#include "engine/block_pool.h"
 #include "engine/kv_cache.h"
 #include "engine/memory_plan.h"
 #include "kernels/core/status.h"
@@ -30,7 +30,7 @@ absl::StatusOr<KvCache> TakePool(const ModelConfig& config, int64_t num_blocks,
 }
 
 int64_t AdmitUntilRefused(int64_t num_blocks, int64_t blocks_per_sequence) {
-  BlockAllocator blocks(num_blocks);
+  BlockPool blocks(num_blocks);
   int64_t admitted = 0;
   for (std::vector<int32_t> table; blocks.Allocate(blocks_per_sequence, &table); table.clear()) {
     ++admitted;

@@ -54,7 +54,7 @@ absl::Status DecodeSession::TakeMemory() {
   const int64_t per_sequence =
       (options_.sequence_len + options_.block_size - 1) / options_.block_size;
   const int64_t most = options_.max_sequences == 0 ? memory.num_blocks : options_.max_sequences;
-  BlockAllocator blocks(memory.num_blocks);
+  BlockPool blocks(memory.num_blocks);
   for (std::vector<int32_t> table; max_sequences() < most && blocks.Allocate(per_sequence, &table);
        table.clear()) {
     block_tables_.push_back(table);

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/block_allocator.h"
+#include "engine/block_pool.h"
 #include "engine/model_config.h"
 #include "engine/pipeline_stage.h"
 #include "engine/step_plan.h"
