@@ -1,12 +1,11 @@
 #include "engine/engine.h"
 
 #include <algorithm>
-#include <cmath>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/detokenizer.h"
+#include "engine/admission.h"
+#include "engine/live_request.h"
 #include "engine/pipeline_stage.h"
 #include "engine/scheduler.h"
 #include "engine/step_plan.h"
@@ -26,76 +25,7 @@ SchedulerOptions MakeSchedulerOptions(const EngineOptions& options) {
   return scheduler;
 }
 
-uint64_t RandomSeed() {
-  std::random_device device;
-  return (uint64_t{device()} << 32) | device();
-}
-
-absl::Status CheckSampling(const SamplingParams& p) {
-  if (!(p.temperature >= 0.0 && p.temperature <= 2.0)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("temperature is ", p.temperature, "; it must be in [0, 2]"));
-  }
-  if (!(p.top_p > 0.0 && p.top_p <= 1.0)) {
-    return absl::InvalidArgumentError(absl::StrCat("top_p is ", p.top_p, "; it must be in (0, 1]"));
-  }
-  if (p.top_k < -1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("top_k is ", p.top_k, "; it must be -1 or 0 (all tokens) or at least 1"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckPromptScores(const GenerationRequest& request) {
-  const int64_t start = request.prompt_logprob_start;
-  if (!request.prompt_logprobs && (start != 0 || request.prompt_candidates != 0)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(start != 0 ? "prompt_logprob_start" : "prompt_candidates",
-                     " is set without the prompt's log-probabilities being asked for"));
-  }
-  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
-  if (start < 0 || start >= prompt) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt_logprob_start is ", start,
-                                                   "; the prompt has ", prompt,
-                                                   " tokens, so it must be in [0, ", prompt, ")"));
-  }
-  if (request.prompt_candidates < 0 || request.prompt_candidates > kMaxCandidates) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt_candidates: top_n is ",
-                                                   request.prompt_candidates,
-                                                   "; it must be in [0, ", kMaxCandidates, "]"));
-  }
-  return absl::OkStatus();
-}
-
-bool Contains(const std::vector<int32_t>& ids, int32_t id) {
-  return std::find(ids.begin(), ids.end(), id) != ids.end();
-}
-
-SampleRow MakeSampleRow(const SamplingParams& p) {
-  SampleRow row;
-  row.temperature = static_cast<float>(p.temperature);
-  row.top_k = std::max(p.top_k, 0);
-  row.top_p = static_cast<float>(p.top_p);
-  row.seed = p.seed.has_value() ? *p.seed : RandomSeed();
-  return row;
-}
-
 }  // namespace
-
-struct Engine::LiveRequest {
-  uint64_t id = 0;
-  GenerationRequest request;
-  TokenSink* sink = nullptr;
-  int64_t max_tokens = 0;
-  int64_t num_generated = 0;
-  std::vector<PromptScore> prompt_scores;  // logprob is NaN until scored
-  int64_t num_unscored = 0;
-  std::unique_ptr<Detokenizer> detokenizer;  // null without a tokenizer
-
-  RequestUsage usage() const {
-    return {static_cast<int64_t>(request.prompt.size()), num_generated};
-  }
-};
 
 Engine::Engine(const EngineOptions& options, const Tokenizer* tokenizer)
     : options_(options),
@@ -106,75 +36,22 @@ Engine::Engine(const EngineOptions& options, const Tokenizer* tokenizer)
 
 Engine::~Engine() = default;
 
-absl::Status Engine::CheckPrompt(const GenerationRequest& request) const {
-  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
-  if (prompt == 0)
-    return absl::InvalidArgumentError("the prompt is empty; it needs a token at least");
-  for (int32_t token : request.prompt) {
-    if (token >= 0 && token < options_.vocab_size) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "prompt token id ", token, " is not in the vocabulary, [0, ", options_.vocab_size, ")"));
-  }
-  return CheckPromptScores(request);
-}
-
-absl::StatusOr<int64_t> Engine::Admit(const GenerationRequest& request) const {
-  RETURN_IF_ERROR(CheckSampling(request.sampling));
-  RETURN_IF_ERROR(CheckPrompt(request));
-  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
-  const int64_t smallest = request.prompt_logprobs ? 0 : 1;
-  if (request.max_tokens.has_value() && *request.max_tokens < smallest) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_tokens is ", *request.max_tokens, "; it must be at least ", smallest));
-  }
-  const bool generates = request.max_tokens.value_or(1) > 0;
-  const int64_t longest = options_.max_model_len + (generates ? -1 : 1);
-  if (prompt > longest) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the prompt has ", prompt, " tokens; the context is ", options_.max_model_len,
-                     generates ? ", of which a generated token needs one"
-                               : "; one more may be scored, as the last is not computed"));
-  }
-  const int64_t context_left = std::max<int64_t>(options_.max_model_len - prompt, 0);
-  // The last token of a sequence is never computed, so it needs no place in the cache.
-  const int64_t cache = options_.num_blocks * options_.block_size;
-  const int64_t cache_left = cache - prompt + 1;
-  const int64_t wanted = std::min(request.max_tokens.value_or(1), context_left);
-  if (wanted > cache_left) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the request needs ", prompt + wanted - 1,
-        " tokens of KV cache at its end and the whole cache has ", cache,
-        "; it can never run here. Ask for fewer tokens or start the engine with more --kv_memory"));
-  }
-  return std::min({request.max_tokens.value_or(context_left), context_left, cache_left});
-}
-
 absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
-  ASSIGN_OR_RETURN(const int64_t max_tokens, Admit(request));
-  auto live = std::make_unique<LiveRequest>();
-  live->sink = sink;
-  live->max_tokens = max_tokens;
-  if (request.prompt_logprobs) {
-    const int64_t prompt = static_cast<int64_t>(request.prompt.size());
-    live->prompt_scores.resize(prompt - request.prompt_logprob_start);
-    live->num_unscored = prompt - std::max<int64_t>(request.prompt_logprob_start, 1);
-  }
-  if (tokenizer_ != nullptr) {
-    live->detokenizer =
-        std::make_unique<Detokenizer>(*tokenizer_, /*skip_special_tokens=*/true, request.prompt);
-  }
+  ASSIGN_OR_RETURN(const int64_t max_tokens, Admit(request, options_));
+  const uint64_t id = next_id_++;
+  if (request.request_id.empty()) request.request_id = absl::StrCat("polystrate-", id);
+  auto live = std::make_unique<LiveRequest>(id, std::move(request), max_tokens, sink, tokenizer_,
+                                            options_.eos_token_ids);
 
   MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("the engine is draining and takes no new requests");
-  live->id = next_id_++;
-  if (request.request_id.empty()) request.request_id = absl::StrCat("polystrate-", live->id);
-  if (!identities_.emplace(request.request_id, Identity{live->id, sink}).second) {
+  const std::string& request_id = live->request().request_id;
+  if (!identities_.emplace(request_id, Identity{id, sink}).second) {
     return absl::AlreadyExistsError(
-        absl::StrCat("request_id \"", request.request_id, "\" is that of a live request"));
+        absl::StrCat("request_id \"", request_id, "\" is that of a live request"));
   }
-  live->request = std::move(request);
   ++load_.queued_requests;
-  load_.waiting_tokens += static_cast<int64_t>(live->request.prompt.size());
+  load_.waiting_tokens += live->num_prompt_tokens();
   submitted_.push_back(std::move(live));
   return absl::OkStatus();
 }
@@ -254,32 +131,36 @@ bool Engine::TakeCommands() {
     drain_expired = draining_ && absl::Now() >= drain_deadline_;
   }
   for (auto& live : submitted) Start(std::move(live));
-  for (uint64_t id : cancelled) {
-    if (live_.contains(id)) Finish(id, {.reason = FinishReason::kCancelled});
-  }
+  for (uint64_t id : cancelled) Cancel(id);
   while (drain_expired && !live_.empty()) {
     Fail(live_.begin()->first, absl::UnavailableError("the engine is shutting down"));
   }
   return !(draining && live_.empty());
 }
 
-void Engine::Start(std::unique_ptr<LiveRequest> live) {
-  const uint64_t id = live->id;
-  const bool nothing_to_do = live->max_tokens == 0 && live->num_unscored == 0;
-  auto sequence = std::make_unique<Sequence>();
-  sequence->id = id;
-  sequence->tokens = live->request.prompt;
-  sequence->prompt_len = static_cast<int64_t>(sequence->tokens.size());
-  sequence->sampling = MakeSampleRow(live->request.sampling);
-  sequence->sample = live->max_tokens > 0;
-  sequence->score_begin = sequence->prompt_len - live->num_unscored;
-  sequence->num_candidates = static_cast<int32_t>(live->request.prompt_candidates);
-  if (live->request.prompt_logprobs && live->num_unscored == 0) {
-    live->sink->OnPrompt(live->prompt_scores);  // of a prompt of one token
+void Engine::Start(std::unique_ptr<LiveRequest> started) {
+  LiveRequest& live = *started;
+  live.TellKnownScores();
+  scheduler_->Add(live.MakeSequence(0));
+  live_.emplace(live.id(), std::move(started));
+  if (live.nothing_to_do()) EndOutput(live, 0, {.reason = FinishReason::kLength});
+}
+
+void Engine::Cancel(uint64_t id) {
+  LiveRequest* live = Find(id);
+  if (live == nullptr) return;  // it has ended meanwhile
+  const int32_t last = live->request().num_sequences - 1;
+  for (int32_t output = 0; output <= last; ++output) {
+    // The last output to end takes the request with it.
+    if (live_.contains(id) && !live->has_ended(output)) {
+      EndOutput(*live, output, {.reason = FinishReason::kCancelled});
+    }
   }
-  scheduler_->Add(std::move(sequence));
-  live_.emplace(id, std::move(live));
-  if (nothing_to_do) Finish(id, {.reason = FinishReason::kLength});
+}
+
+LiveRequest* Engine::Find(uint64_t id) {
+  auto found = live_.find(id);
+  return found == live_.end() ? nullptr : found->second.get();
 }
 
 void Engine::Commit(const StepResult& result) {
@@ -292,65 +173,57 @@ void Engine::Commit(const StepResult& result) {
 }
 
 void Engine::CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb> candidates) {
-  auto found = live_.find(score.sequence_id);
-  if (found == live_.end()) return;
-  LiveRequest& live = *found->second;
-  PromptScore& known = live.prompt_scores[score.position - live.request.prompt_logprob_start];
-  if (!std::isnan(known.logprob)) return;  // scored before a preemption
-  if (std::isnan(score.logprob)) {
-    return Fail(live.id, absl::InternalError("the model gave logits that are not finite"));
-  }
-  known = {score.logprob, score.rank, {candidates.begin(), candidates.end()}};
-  if (--live.num_unscored > 0) return;
-  live.sink->OnPrompt(live.prompt_scores);
-  if (live.max_tokens == 0) Finish(live.id, {.reason = FinishReason::kLength});
+  LiveRequest* live = Find(RequestOf(score.sequence_id));
+  if (live == nullptr) return;
+  const absl::Status status = live->AddScore(score, candidates);
+  if (!status.ok()) return Fail(live->id(), status);
+  if (live->nothing_to_do()) EndOutput(*live, 0, {.reason = FinishReason::kLength});
 }
 
 void Engine::CommitSample(const SampledToken& sample) {
-  auto found = live_.find(sample.sequence_id);
-  if (found == live_.end()) return;
-  LiveRequest& live = *found->second;
+  LiveRequest* live = Find(RequestOf(sample.sequence_id));
+  if (live == nullptr) return;
   if (sample.token_id < 0) {
-    return Fail(live.id, absl::InternalError("the model gave logits that are not finite"));
+    return Fail(live->id(), absl::InternalError("the model gave logits that are not finite"));
   }
-  if (!scheduler_->Append(live.id, sample.position, sample.token_id)) return;
-  ++live.num_generated;
-
-  const bool eos = !live.request.ignore_eos && Contains(options_.eos_token_ids, sample.token_id);
-  const bool stop = eos || Contains(live.request.stop_token_ids, sample.token_id);
-  TokenInfo token{sample.token_id, sample.logprob, ""};
-  if (!stop && live.detokenizer != nullptr) token.text = live.detokenizer->Append(sample.token_id);
-  live.sink->OnToken(token);
-  if (stop) {
-    Finish(
-        live.id,
-        {.reason = FinishReason::kStop, .stop_token_id = sample.token_id, .stopped_by_eos = eos});
-  } else if (live.num_generated >= live.max_tokens) {
-    Finish(live.id, {.reason = FinishReason::kLength});
+  if (!scheduler_->Append(sample.sequence_id, sample.position, sample.token_id)) return;
+  const int32_t output = OutputOf(sample.sequence_id);
+  if (output == 0 && live->num_tokens(0) == 0) {
+    for (int32_t other = 1; other < live->request().num_sequences; ++other) {
+      scheduler_->Add(live->MakeSequence(other));
+    }
   }
+  if (auto end = live->AddToken(output, sample)) EndOutput(*live, output, *std::move(end));
 }
 
+// `live` is gone afterwards if this was its last output.
+void Engine::EndOutput(LiveRequest& live, int32_t output, Finished end) {
+  end = live.End(output, std::move(end));
+  if (!live.done()) {
+    const uint64_t sequence = SequenceId(live.id(), output);
+    if (scheduler_->Find(sequence) != nullptr) scheduler_->Remove(sequence);
+    return live.sink().OnFinished(end);
+  }
+  Release(live.id())->sink().OnFinished(end);
+}
+
+void Engine::Fail(uint64_t id, const absl::Status& status) { Release(id)->sink().OnError(status); }
+
 // Takes the request out of every table; its blocks are free from here on.
-std::unique_ptr<Engine::LiveRequest> Engine::Release(uint64_t id) {
+std::unique_ptr<LiveRequest> Engine::Release(uint64_t id) {
   auto found = live_.find(id);
   CHECK(found != live_.end());
   std::unique_ptr<LiveRequest> live = std::move(found->second);
   live_.erase(found);
-  scheduler_->Remove(id);
+  for (int32_t output = 0; output < live->request().num_sequences; ++output) {
+    const uint64_t sequence = SequenceId(id, output);
+    if (scheduler_->Find(sequence) != nullptr) scheduler_->Remove(sequence);
+  }
   PublishLoad();
   MutexLock lock(&mutex_);
-  identities_.erase(live->request.request_id);
+  identities_.erase(live->request().request_id);
   return live;
 }
-
-void Engine::Finish(uint64_t id, Finished finished) {
-  const std::unique_ptr<LiveRequest> live = Release(id);
-  finished.usage = live->usage();
-  if (live->detokenizer != nullptr) finished.text = live->detokenizer->Flush();
-  live->sink->OnFinished(finished);
-}
-
-void Engine::Fail(uint64_t id, const absl::Status& status) { Release(id)->sink->OnError(status); }
 
 void Engine::PublishLoad() {
   EngineLoad load;
@@ -359,14 +232,17 @@ void Engine::PublishLoad() {
   load.used_blocks = scheduler_->blocks().num_used();
   load.total_blocks = scheduler_->blocks().num_blocks();
   for (const auto& [id, live] : live_) {
-    const Sequence* sequence = scheduler_->Find(id);
-    load.running_tokens += sequence->num_scheduled;
-    load.waiting_tokens += sequence->num_unscheduled();
+    for (int32_t output = 0; output < live->request().num_sequences; ++output) {
+      const Sequence* sequence = scheduler_->Find(SequenceId(id, output));
+      if (sequence == nullptr) continue;
+      load.running_tokens += sequence->num_scheduled;
+      load.waiting_tokens += sequence->num_unscheduled();
+    }
   }
   MutexLock lock(&mutex_);
   load.queued_requests += static_cast<int64_t>(submitted_.size());
   for (const auto& live : submitted_) {
-    load.waiting_tokens += static_cast<int64_t>(live->request.prompt.size());
+    load.waiting_tokens += live->num_prompt_tokens();
   }
   load_ = load;
 }

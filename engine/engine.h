@@ -25,7 +25,7 @@
 namespace polystrate {
 
 class ControlChannel;
-class Detokenizer;
+class LiveRequest;
 class PipelineStage;
 class Scheduler;
 class Tokenizer;
@@ -68,7 +68,7 @@ class Engine {
 
   // Accepts the request or says why not: INVALID_ARGUMENT names the field and its range;
   // RESOURCE_EXHAUSTED when it could never fit the KV cache; ALREADY_EXISTS for a live request_id;
-  // UNAVAILABLE while draining. After OK the sink gets exactly one OnFinished or OnError.
+  // UNAVAILABLE while draining. After OK the sink is told how each output ends (TokenSink).
   absl::Status Submit(GenerationRequest request, TokenSink* sink);
   // Ends a live request with OnFinished(kCancelled) soon; NOT_FOUND otherwise. With a sink, only if
   // it is that sink's: the id may be another request's by now.
@@ -88,19 +88,17 @@ class Engine {
   void Run(ControlChannel& control, PipelineStage& stage);
 
  private:
-  struct LiveRequest;
   using Commands = std::vector<std::unique_ptr<LiveRequest>>;
 
-  absl::Status CheckPrompt(const GenerationRequest& request) const;
-  // How many tokens the request may generate, or why it is refused.
-  absl::StatusOr<int64_t> Admit(const GenerationRequest& request) const;
   bool TakeCommands();
   bool HasCommands() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Start(std::unique_ptr<LiveRequest> live);
+  void Start(std::unique_ptr<LiveRequest> started);
+  void Cancel(uint64_t id);
+  LiveRequest* Find(uint64_t id);  // by its own id, not a sequence's
   void Commit(const StepResult& result);
   void CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb> candidates);
   void CommitSample(const SampledToken& sample);
-  void Finish(uint64_t id, Finished finished);
+  void EndOutput(LiveRequest& live, int32_t output, Finished end);
   void Fail(uint64_t id, const absl::Status& status);
   std::unique_ptr<LiveRequest> Release(uint64_t id);
   void PublishLoad();
@@ -108,23 +106,23 @@ class Engine {
   const EngineOptions options_;
   const Tokenizer* const tokenizer_;
   std::atomic<EngineState> state_{EngineState::kStarting};
+  std::atomic<uint64_t> next_id_{1};
 
   mutable Mutex mutex_;
   Commands submitted_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint64_t> cancelled_ ABSL_GUARDED_BY(mutex_);
   struct Identity {
-    uint64_t id;  // of its sequence
+    uint64_t id;
     const TokenSink* sink;
   };
   absl::flat_hash_map<std::string, Identity> identities_ ABSL_GUARDED_BY(mutex_);  // by request_id
-  uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   EngineLoad load_ ABSL_GUARDED_BY(mutex_);
 
   // Only the engine's thread, from here on.
   std::unique_ptr<Scheduler> scheduler_;
-  absl::flat_hash_map<uint64_t, std::unique_ptr<LiveRequest>> live_;  // by sequence id
+  absl::flat_hash_map<uint64_t, std::unique_ptr<LiveRequest>> live_;  // by id
   int in_flight_ = 0;                                                 // plans, at most pp_size
 };
 

@@ -254,7 +254,7 @@ void ToWire(int32_t token_id, const PromptScore& score, pb::TokenInfo* wire) {
 }
 
 void ToWire(const Finished& finished, pb::GenerationFinished* wire) {
-  wire->set_output_index(0);
+  wire->set_output_index(static_cast<uint32_t>(finished.output_index));
   switch (finished.reason) {
     case FinishReason::kStop:
       wire->set_reason(pb::FINISH_REASON_STOP);
@@ -267,7 +267,9 @@ void ToWire(const Finished& finished, pb::GenerationFinished* wire) {
       wire->set_message("aborted");
       break;
   }
-  if (finished.reason != FinishReason::kStop || !finished.stop_token_id.has_value()) return;
+  if (finished.stop_text.has_value())
+    wire->mutable_stop_match()->set_stop_text(*finished.stop_text);
+  if (!finished.stop_token_id.has_value()) return;
   const auto token = static_cast<uint32_t>(*finished.stop_token_id);
   if (finished.stopped_by_eos) {
     wire->mutable_stop_match()->set_eos_token_id(token);

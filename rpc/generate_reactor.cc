@@ -55,11 +55,16 @@ pb::GenerateResponse& GenerateReactor::NewEvent() {
   return event;
 }
 
-pb::TokenOutput& GenerateReactor::Tokens() {
-  if (events_.empty() || !events_.back().has_token()) {
-    NewEvent().mutable_token()->set_output_index(0);
+pb::TokenOutput& GenerateReactor::Tokens(int32_t output_index) {
+  const auto index = static_cast<uint32_t>(output_index);
+  for (auto event = events_.rbegin(); event != events_.rend(); ++event) {
+    if (event->has_token() && event->token().output_index() == index) {
+      return *event->mutable_token();
+    }
   }
-  return *events_.back().mutable_token();
+  pb::TokenOutput& output = *NewEvent().mutable_token();
+  output.set_output_index(index);
+  return output;
 }
 
 void GenerateReactor::End(const grpc::Status& status) {
@@ -82,7 +87,7 @@ void GenerateReactor::OnToken(const TokenInfo& token) {
   ++usage_.completion_tokens;
   {
     absl::MutexLock lock(&mutex_);
-    pb::TokenOutput& output = Tokens();
+    pb::TokenOutput& output = Tokens(token.output_index);
     ToWire(token, output_logprobs_, output.add_tokens());
     output.mutable_text()->append(token.text);
   }
@@ -92,15 +97,19 @@ void GenerateReactor::OnToken(const TokenInfo& token) {
 void GenerateReactor::OnFinished(const Finished& finished) {
   {
     absl::MutexLock lock(&mutex_);
-    live_ = false;
-    if (!finished.text.empty()) Tokens().mutable_text()->append(finished.text);
+    if (!finished.text.empty()) {
+      Tokens(finished.output_index).mutable_text()->append(finished.text);
+    }
     pb::GenerateResponse& event = NewEvent();
     ToWire(finished, event.mutable_finished());
-    ToWire(finished.usage, event.mutable_usage());
-    End(grpc::Status::OK);
+    if (finished.usage.has_value()) {
+      live_ = false;
+      ToWire(*finished.usage, event.mutable_usage());
+      End(grpc::Status::OK);
+    }
   }
   Advance();
-  Release();
+  if (finished.usage.has_value()) Release();
 }
 
 void GenerateReactor::OnError(const absl::Status& status) {

@@ -20,8 +20,8 @@ namespace polystrate {
 // the engine has made its last call to the sink, whichever comes last.
 //
 // gRPC takes one write at a time. What the engine produces meanwhile waits in `events_`, where
-// token deltas merge into one: at most a prompt, a delta and the end wait, and they hold no more
-// than the request's own prompt and max_tokens.
+// token deltas merge into one for each output: at most a prompt, and of each output a delta and its
+// end wait, and they hold no more than the request's own prompt and max_tokens.
 class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateResponse>,
                               public TokenSink {
  public:
@@ -47,8 +47,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateRespon
 
   void Submit(GenerateCall call);
   void SetLive(bool live) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The event to add to: the last that waits if it carries tokens too, else a new one.
-  pb::TokenOutput& Tokens() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The event to add to: one that waits and carries tokens of this output, else a new one.
+  pb::TokenOutput& Tokens(int32_t output_index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   pb::GenerateResponse& NewEvent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The stream ends with `status` when all events are out. The first caller's status counts.
   void End(const grpc::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -1,0 +1,125 @@
+#include "engine/live_request.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "kernels/core/check.h"
+
+namespace polystrate {
+namespace {
+
+uint64_t RandomSeed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+}  // namespace
+
+LiveRequest::LiveRequest(uint64_t id, GenerationRequest request, int64_t max_tokens,
+                         TokenSink* sink, const Tokenizer* tokenizer,
+                         absl::Span<const int32_t> eos_token_ids)
+    : id_(id),
+      request_(std::move(request)),
+      max_tokens_(max_tokens),
+      sink_(sink),
+      eos_token_ids_(eos_token_ids),
+      seed_(request_.sampling.seed.has_value() ? *request_.sampling.seed : RandomSeed()) {
+  CHECK_LT(request_.num_sequences, 1 << kOutputBits);
+  for (int32_t i = 0; i < request_.num_sequences; ++i) {
+    Output& output = outputs_.emplace_back();
+    if (tokenizer == nullptr) continue;
+    output.detokenizer =
+        std::make_unique<Detokenizer>(*tokenizer, /*skip_special_tokens=*/true, request_.prompt);
+    output.stop_texts = StopTextMatcher(request_.stop_texts, request_.include_stop_in_output);
+  }
+  if (request_.prompt_logprobs) {
+    const int64_t first = std::max<int64_t>(request_.prompt_logprob_start, 1);
+    prompt_scores_.resize(num_prompt_tokens() - request_.prompt_logprob_start);
+    num_unscored_ = num_prompt_tokens() - first;
+  }
+}
+
+RequestUsage LiveRequest::usage() const {
+  RequestUsage usage;
+  usage.prompt_tokens = num_prompt_tokens();
+  for (const Output& output : outputs_) usage.completion_tokens += output.num_tokens;
+  return usage;
+}
+
+std::unique_ptr<Sequence> LiveRequest::MakeSequence(int32_t output) const {
+  const SamplingParams& sampling = request_.sampling;
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = SequenceId(id_, output);
+  sequence->tokens = request_.prompt;
+  sequence->prompt_len = num_prompt_tokens();
+  sequence->sampling.temperature = static_cast<float>(sampling.temperature);
+  sequence->sampling.top_k = std::max(sampling.top_k, 0);
+  sequence->sampling.top_p = static_cast<float>(sampling.top_p);
+  sequence->sampling.seed = seed_ + static_cast<uint64_t>(output);
+  sequence->sample = max_tokens_ > 0;
+  if (output == 0) {
+    sequence->score_begin = num_prompt_tokens() - num_unscored_;
+    sequence->num_candidates = static_cast<int32_t>(request_.prompt_candidates);
+  }
+  return sequence;
+}
+
+absl::Status LiveRequest::AddScore(const ScoredToken& score,
+                                   absl::Span<const TokenLogProb> candidates) {
+  PromptScore& known = prompt_scores_[score.position - request_.prompt_logprob_start];
+  if (!std::isnan(known.logprob)) return absl::OkStatus();  // scored before a preemption
+  if (std::isnan(score.logprob)) {
+    return absl::InternalError("the model gave logits that are not finite");
+  }
+  known = {score.logprob, score.rank, {candidates.begin(), candidates.end()}};
+  if (--num_unscored_ == 0) sink_->OnPrompt(prompt_scores_);
+  return absl::OkStatus();
+}
+
+void LiveRequest::TellKnownScores() {
+  if (request_.prompt_logprobs && num_unscored_ == 0) sink_->OnPrompt(prompt_scores_);
+}
+
+std::optional<Finished> LiveRequest::AddToken(int32_t index, const SampledToken& sample) {
+  Output& output = outputs_[index];
+  ++output.num_tokens;
+  const int32_t id = sample.token_id;
+  const bool eos = !request_.ignore_eos && absl::c_linear_search(eos_token_ids_, id);
+  const bool stop = output.num_tokens > request_.min_tokens &&
+                    (eos || absl::c_linear_search(request_.stop_token_ids, id));
+  TokenInfo token{.output_index = index, .token_id = id, .logprob = sample.logprob};
+  std::optional<std::string> stop_text;
+  if (output.detokenizer != nullptr && (!stop || request_.include_stop_in_output)) {
+    token.text = output.detokenizer->Append(id);
+    if (output.num_tokens >= request_.min_tokens) stop_text = output.stop_texts.Filter(token.text);
+  }
+  sink_->OnToken(token);
+  if (stop) return Finished{.stop_token_id = id, .stopped_by_eos = eos};
+  if (stop_text.has_value()) return Finished{.stop_text = std::move(stop_text)};
+  if (output.num_tokens >= max_tokens_) return Finished{.reason = FinishReason::kLength};
+  return std::nullopt;
+}
+
+Finished LiveRequest::End(int32_t index, Finished end) {
+  Output& output = outputs_[index];
+  CHECK(!output.ended);
+  output.ended = true;
+  ++num_ended_;
+  end.output_index = index;
+  if (output.detokenizer != nullptr && !end.stop_text.has_value()) {
+    end.text = output.detokenizer->Flush();
+    const auto stop_text = output.stop_texts.Filter(end.text);
+    end.text += output.stop_texts.Flush();
+    if (stop_text.has_value() && end.reason == FinishReason::kLength) {
+      end.reason = FinishReason::kStop;
+      end.stop_text = stop_text;
+    }
+  }
+  if (done()) end.usage = usage();
+  return end;
+}
+
+}  // namespace polystrate

@@ -1,0 +1,86 @@
+// LiveRequest: an accepted request from its first step to its last: what of its outputs has come,
+// when each of them ends, and what its sink is told. Knows nothing of steps or queues.
+// Rank 0; made on any thread, then the engine's thread alone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "engine/detokenizer.h"
+#include "engine/request.h"
+#include "engine/scheduler.h"
+#include "engine/step_plan.h"
+#include "engine/stop_text.h"
+
+namespace polystrate {
+
+// Outputs are sequences of their own to the scheduler. A sequence's id says whose it is.
+inline constexpr int kOutputBits = 16;
+constexpr uint64_t SequenceId(uint64_t request, int32_t output) {
+  return request << kOutputBits | static_cast<uint64_t>(output);
+}
+constexpr uint64_t RequestOf(uint64_t sequence) { return sequence >> kOutputBits; }
+constexpr int32_t OutputOf(uint64_t sequence) {
+  return static_cast<int32_t>(sequence & ((uint64_t{1} << kOutputBits) - 1));
+}
+
+class LiveRequest {
+ public:
+  // `max_tokens` of each output, from Admit(). `tokenizer` may be null and must outlive the
+  // request; `eos_token_ids` must outlive it too.
+  LiveRequest(uint64_t id, GenerationRequest request, int64_t max_tokens, TokenSink* sink,
+              const Tokenizer* tokenizer, absl::Span<const int32_t> eos_token_ids);
+
+  uint64_t id() const { return id_; }
+  const GenerationRequest& request() const { return request_; }
+  TokenSink& sink() const { return *sink_; }
+  int64_t num_prompt_tokens() const { return static_cast<int64_t>(request_.prompt.size()); }
+  RequestUsage usage() const;
+
+  // Every output has ended, and so has the request.
+  bool done() const { return num_ended_ == request_.num_sequences; }
+  bool has_ended(int32_t output) const { return outputs_[output].ended; }
+  int64_t num_tokens(int32_t output) const { return outputs_[output].num_tokens; }
+  // Only scores are wanted, and all are known.
+  bool nothing_to_do() const { return max_tokens_ == 0 && num_unscored_ == 0; }
+
+  // For the scheduler. The first output scores the prompt, if it is to be scored. The others are
+  // due when the first has its first token: the prompt is in the cache then, where they find it.
+  std::unique_ptr<Sequence> MakeSequence(int32_t output) const;
+
+  // What the model says about the prompt; told to the sink when it is complete. INTERNAL when the
+  // logits were not finite.
+  absl::Status AddScore(const ScoredToken& score, absl::Span<const TokenLogProb> candidates);
+  // Tells the sink the scores if they are complete before any step: of a prompt of one token.
+  void TellKnownScores();
+  // The output's next token, which the sink is told. What ends the output, if anything does: then
+  // the caller goes on with End().
+  std::optional<Finished> AddToken(int32_t output, const SampledToken& sample);
+  // Ends an output. What is to be told to the sink: `end` with the text that was held back and, if
+  // it was the last output, usage.
+  Finished End(int32_t output, Finished end);
+
+ private:
+  struct Output {
+    int64_t num_tokens = 0;
+    bool ended = false;
+    std::unique_ptr<Detokenizer> detokenizer;  // null without a tokenizer
+    StopTextMatcher stop_texts;
+  };
+
+  const uint64_t id_;
+  const GenerationRequest request_;
+  const int64_t max_tokens_;
+  TokenSink* const sink_;
+  const absl::Span<const int32_t> eos_token_ids_;
+  const uint64_t seed_;
+  std::vector<Output> outputs_;
+  int32_t num_ended_ = 0;
+  std::vector<PromptScore> prompt_scores_;  // logprob is NaN until scored
+  int64_t num_unscored_ = 0;
+};
+
+}  // namespace polystrate
