@@ -3,14 +3,15 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernels/core/status.h"
 #include "launcher/commands.h"
+#include "launcher/connection_flags.h"
 #include "launcher/flags.h"
 #include "launcher/sampling_flags.h"
 #include "launcher/signals.h"
@@ -29,6 +30,7 @@ struct ClientFlags {
   std::string model;
   std::string request_id;
   double ready_timeout = 60.0;
+  ConnectionFlags connection;
   SamplingFlags sampling;
 
   void AddTo(FlagSet* flags) {
@@ -38,21 +40,10 @@ struct ClientFlags {
     flags->Add("model", &model, "fails unless the engine serves this model");
     flags->Add("request_id", &request_id, "the request's name on the engine (default: a new one)");
     flags->Add("ready_timeout", &ready_timeout, "seconds to wait until the engine serves");
+    connection.AddTo(flags);
     sampling.AddTo(flags);
   }
 };
-
-// gRPC would look for a name without a port for as long as it may.
-absl::Status CheckTarget(const std::string& target) {
-  const size_t colon = target.rfind(':');
-  int port = 0;
-  if (colon != std::string::npos && colon > 0 &&
-      absl::SimpleAtoi(target.substr(colon + 1), &port) && port > 0 && port <= 65535) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("--target is \"", target, "\"; it takes HOST:PORT, as 127.0.0.1:50051"));
-}
 
 absl::Status SetPrompt(const ClientFlags& flags, pb::GenerateRequest* request) {
   if (flags.prompt.has_value() == flags.prompt_ids.has_value()) {
@@ -151,7 +142,8 @@ class StreamPrinter {
 };
 
 absl::Status RunClient(const ClientFlags& flags, const pb::GenerateRequest& request) {
-  EngineClient client(flags.target);
+  ASSIGN_OR_RETURN(Connector connector, Connector::Create(flags.connection.options));
+  EngineClient client(flags.target, std::move(connector));
   InstallDrainSignals();
   const SignalWatcher watcher([&client](int number) {
     client.Cancel();

@@ -1,6 +1,7 @@
 #include "rpc/client.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -10,20 +11,6 @@
 
 namespace polystrate {
 namespace {
-
-constexpr int kMaxMessageBytes = 64 << 20;
-
-std::shared_ptr<grpc::Channel> Connect(const std::string& target) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  arguments.SetMaxSendMessageSize(kMaxMessageBytes);
-  // A channel of its own for every attempt: what one channel learnt of a port that refused, the
-  // next one does not inherit.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // Engines are near; a proxy that the environment names for the web does not lead to them.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
-}
 
 absl::Status CancelledStatus() { return absl::CancelledError("cancelled"); }
 
@@ -48,8 +35,8 @@ class EngineClient::Running {
   grpc::ClientContext context_;
 };
 
-EngineClient::EngineClient(const std::string& target)
-    : target_(target), channel_(Connect(target)) {}
+EngineClient::EngineClient(const std::string& target, Connector connector)
+    : target_(target), connector_(std::move(connector)), channel_(connector_.Connect(target)) {}
 
 absl::Status EngineClient::CheckServing(absl::Duration timeout) {
   Running running(*this, absl::Now() + timeout);
@@ -74,7 +61,7 @@ absl::Status EngineClient::WaitForServing(absl::Duration timeout) {
     }
     // An engine that is being started refuses connections for a while, and gRPC would back off for
     // seconds; a new channel tries at once.
-    channel_ = Connect(target_);
+    channel_ = connector_.Connect(target_);
     absl::MutexLock lock(&mutex_);
     mutex_.AwaitWithTimeout(absl::Condition(&cancelled_), absl::Milliseconds(100));
     if (cancelled_) return CancelledStatus();

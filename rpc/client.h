@@ -12,13 +12,14 @@
 #include "absl/time/time.h"
 #include "grpcpp/grpcpp.h"
 #include "openengine.grpc.pb.h"
+#include "rpc/connector.h"
 
 namespace polystrate {
 
 class EngineClient {
  public:
   // `target` is HOST:PORT. Connects when the first call is made.
-  explicit EngineClient(const std::string& target);
+  explicit EngineClient(const std::string& target, Connector connector = Connector());
 
   // OK as soon as grpc.health.v1 says SERVING; DEADLINE_EXCEEDED, with what was the matter last.
   absl::Status WaitForServing(absl::Duration timeout);
@@ -39,6 +40,7 @@ class EngineClient {
   absl::Status CheckServing(absl::Duration timeout);
 
   const std::string target_;
+  const Connector connector_;
   std::shared_ptr<grpc::Channel> channel_;  // renewed while waiting for an engine
   absl::Mutex mutex_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

@@ -13,6 +13,7 @@ LIBRARIES = {
     r"cuda.*|cublas.*": ["kernels", "parallel"],
     r"dnnl.*|oneapi/.*": ["kernels"],
     r"grpc.*|openengine.*": ["rpc", "launcher"],
+    r"openssl/.*": ["rpc"],
     r"google/protobuf/.*": ["engine", "rpc", "launcher"],
     r"pcre2\.h|unicode/.*": ["engine"],
 }
