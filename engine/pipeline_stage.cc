@@ -27,13 +27,13 @@ StepInputs MakeInputs(const StepPlan& plan) {
   return inputs;
 }
 
-void AddScore(const ScorePoint& point, const ScoreResult& scored, StepResult* result) {
+// Behind those of the results before. Returns how many there are.
+int32_t AddCandidates(const ScoreResult& scored, StepResult* result) {
   const auto begin = scored.candidates.begin();
-  const auto end = std::find_if(begin, begin + point.params.num_candidates,
+  const auto end = std::find_if(begin, scored.candidates.end(),
                                 [](const TokenLogProb& c) { return c.token_id < 0; });
   result->candidates.insert(result->candidates.end(), begin, end);
-  result->scores.push_back({point.sequence_id, point.position, scored.logprob, scored.rank,
-                            static_cast<int32_t>(end - begin)});
+  return static_cast<int32_t>(end - begin);
 }
 
 }  // namespace
@@ -111,13 +111,13 @@ StepResult PipelineStage::RunLastStage(const StepPlan& plan, const StepInputs& i
   const TransformerContext context = Context();
   if (wanted_.all) {
     for (const LayerWeights& layer : weights_.layers) DecoderLayer(context, layer, inputs, a);
-    return SampleAndScore(plan, a);
+    return ScoreAndSample(plan, a);
   }
   for (size_t i = 0; i < last_owner_; ++i) DecoderLayer(context, weights_.layers[i], inputs, a);
   WriteKeysAndValues(context, weights_.layers[last_owner_], inputs, a);
   const Activations wanted = pool_.all.ForGatheredRows(static_cast<int64_t>(wanted_.rows.size()));
   if (!wanted_.rows.empty()) RunWantedRows(inputs, a.hidden, wanted);
-  return SampleAndScore(plan, wanted);
+  return ScoreAndSample(plan, wanted);
 }
 
 // The last owner from its query on and all above it, of rows of `hidden`.
@@ -157,31 +157,19 @@ void PipelineStage::ComputeLogits(const Activations& a, absl::Span<const int32_t
   if (rank_.topology.tp_rank() == 0) ConcatColumns(stream, parts, all.logits.Rows(0, n));
 }
 
-StepResult PipelineStage::SampleAndScore(const StepPlan& plan, const Activations& a) {
-  constexpr size_t kMaxRows = Activations::kMaxLogitRows;
+StepResult PipelineStage::ScoreAndSample(const StepPlan& plan, const Activations& a) {
   const bool sampler = rank_.topology.rank == rank_.topology.sampler_rank();
   StepResult result;
   result.step_id = plan.step_id;
   result.samples.reserve(sampler ? plan.samples.size() : 0);
   result.scores.reserve(sampler ? plan.scores.size() : 0);
-  for (size_t begin = 0; begin < plan.samples.size(); begin += kMaxRows) {
-    const size_t n = std::min(kMaxRows, plan.samples.size() - begin);
-    int32_t rows[kMaxRows];
-    SampleRow params[kMaxRows];
-    SampleResult sampled[kMaxRows];
-    for (size_t i = 0; i < n; ++i) {
-      rows[i] = wanted_.Locate(plan.samples[begin + i].row);
-      params[i] = plan.samples[begin + i].params;
-    }
-    ComputeLogits(a, {rows, n});
-    if (!sampler) continue;
-    Sample(rank_.stream, logits().Rows(0, n), config_.vocab_size, {params, n}, {sampled, n});
-    for (size_t i = 0; i < n; ++i) {
-      result.samples.push_back({plan.samples[begin + i].sequence_id,
-                                static_cast<int64_t>(params[i].position), sampled[i].token_id,
-                                sampled[i].logprob});
-    }
-  }
+  ScoreRows(plan, a, &result);
+  SampleRows(plan, a, &result);
+  return result;
+}
+
+void PipelineStage::ScoreRows(const StepPlan& plan, const Activations& a, StepResult* result) {
+  constexpr size_t kMaxRows = Activations::kMaxLogitRows;
   for (size_t begin = 0; begin < plan.scores.size(); begin += kMaxRows) {
     const size_t n = std::min(kMaxRows, plan.scores.size() - begin);
     int32_t rows[kMaxRows];
@@ -192,11 +180,38 @@ StepResult PipelineStage::SampleAndScore(const StepPlan& plan, const Activations
       params[i] = plan.scores[begin + i].params;
     }
     ComputeLogits(a, {rows, n});
-    if (!sampler) continue;
+    if (rank_.topology.rank != rank_.topology.sampler_rank()) continue;
     Score(rank_.stream, logits().Rows(0, n), config_.vocab_size, {params, n}, {scored, n});
-    for (size_t i = 0; i < n; ++i) AddScore(plan.scores[begin + i], scored[i], &result);
+    for (size_t i = 0; i < n; ++i) {
+      const ScorePoint& point = plan.scores[begin + i];
+      result->scores.push_back({point.sequence_id, point.position, scored[i].logprob,
+                                scored[i].rank, AddCandidates(scored[i], result)});
+    }
   }
-  return result;
+}
+
+void PipelineStage::SampleRows(const StepPlan& plan, const Activations& a, StepResult* result) {
+  constexpr size_t kMaxRows = Activations::kMaxLogitRows;
+  for (size_t begin = 0; begin < plan.samples.size(); begin += kMaxRows) {
+    const size_t n = std::min(kMaxRows, plan.samples.size() - begin);
+    int32_t rows[kMaxRows];
+    SampleRow params[kMaxRows];
+    SampleResult sampled[kMaxRows];
+    for (size_t i = 0; i < n; ++i) {
+      rows[i] = wanted_.Locate(plan.samples[begin + i].row);
+      params[i] = plan.samples[begin + i].params;
+    }
+    ComputeLogits(a, {rows, n});
+    if (rank_.topology.rank != rank_.topology.sampler_rank()) continue;
+    Sample(rank_.stream, logits().Rows(0, n), config_.vocab_size, {params, n}, {sampled, n},
+           {plan.history, plan.biases});
+    for (size_t i = 0; i < n; ++i) {
+      const SamplePoint& point = plan.samples[begin + i];
+      result->samples.push_back({point.sequence_id, static_cast<int64_t>(point.params.position),
+                                 sampled[i].token_id, sampled[i].logprob, sampled[i].rank,
+                                 AddCandidates(sampled[i], result)});
+    }
+  }
 }
 
 absl::Status PipelineStage::AgreeOnHandover() {

@@ -68,7 +68,9 @@ class PipelineStage {
   void RunWantedRows(const StepInputs& inputs, const Tensor& hidden, const Activations& wanted);
   void ComputeLogits(const Activations& a, absl::Span<const int32_t> rows);
   // `a` holds the wanted rows.
-  StepResult SampleAndScore(const StepPlan& plan, const Activations& a);
+  StepResult ScoreAndSample(const StepPlan& plan, const Activations& a);
+  void ScoreRows(const StepPlan& plan, const Activations& a, StepResult* result);
+  void SampleRows(const StepPlan& plan, const Activations& a, StepResult* result);
 
   const RankContext rank_;
   const ModelConfig config_;

@@ -5,6 +5,21 @@
 #include "kernels/core/check.h"
 
 namespace polystrate {
+namespace {
+
+// What the sequence's penalties need to know of its tokens; null when it has no penalty.
+std::unique_ptr<TokenHistory> MakeHistory(const Sequence& sequence) {
+  const SampleRow& row = sequence.sampling;
+  const bool of_prompt = row.repetition_penalty != 1.0f;  // the others count what was generated
+  if (!of_prompt && row.frequency_penalty == 0.0f && row.presence_penalty == 0.0f) return nullptr;
+  auto history = std::make_unique<TokenHistory>();
+  for (int64_t i = 0; of_prompt && i < sequence.prompt_len; ++i) {
+    history->AddPrompt(sequence.tokens[i]);
+  }
+  return history;
+}
+
+}  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options)
     : options_(options), blocks_(options.num_blocks) {
@@ -24,6 +39,8 @@ bool Scheduler::Fits(int64_t num_tokens) const {
 
 void Scheduler::Add(std::unique_ptr<Sequence> sequence) {
   CHECK(!sequence->tokens.empty());
+  CHECK_EQ(static_cast<int64_t>(sequence->tokens.size()), sequence->prompt_len);
+  sequence->history = MakeHistory(*sequence);
   waiting_.push_back(sequence.get());
   const bool inserted = sequences_.emplace(sequence->id, std::move(sequence)).second;
   CHECK(inserted);
@@ -45,6 +62,7 @@ bool Scheduler::Append(uint64_t id, int64_t position, int32_t token_id) {
   Sequence& sequence = *found->second;
   if (position != static_cast<int64_t>(sequence.tokens.size())) return false;
   sequence.tokens.push_back(token_id);
+  if (sequence.history != nullptr) sequence.history->Add(token_id);
   return true;
 }
 
@@ -167,16 +185,31 @@ void Scheduler::AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan)
       plan->scores.push_back({sequence->id, row, params, next});
     }
   }
-  if (end == known && sequence->sample) {
-    SamplePoint point{sequence->id, static_cast<int32_t>(plan->num_tokens() - 1),
-                      sequence->sampling};
-    point.params.position = static_cast<uint64_t>(known);
-    plan->samples.push_back(point);
-  }
+  if (end == known && sequence->sample) AddSample(*sequence, plan);
   plan->cu_seqlens_q.push_back(static_cast<int32_t>(plan->num_tokens()));
   plan->context_lens.push_back(static_cast<int32_t>(end));
   planned_.push_back(sequence);
   sequence->num_scheduled = end;
+}
+
+// A draw after the plan's last token, which is the sequence's.
+void Scheduler::AddSample(const Sequence& sequence, StepPlan* plan) {
+  SamplePoint point{sequence.id, static_cast<int32_t>(plan->num_tokens() - 1), sequence.sampling};
+  SampleRow& row = point.params;
+  const auto position = static_cast<int64_t>(sequence.tokens.size());
+  row.position = static_cast<uint64_t>(position);
+  row.history_begin = static_cast<int32_t>(plan->history.size());
+  if (sequence.history != nullptr) {
+    const absl::Span<const TokenCount> counts = sequence.history->counts();
+    plan->history.insert(plan->history.end(), counts.begin(), counts.end());
+  }
+  row.history_end = static_cast<int32_t>(plan->history.size());
+  row.biases_begin = static_cast<int32_t>(plan->biases.size());
+  if (position < sequence.biases_end) {
+    plan->biases.insert(plan->biases.end(), sequence.biases.begin(), sequence.biases.end());
+  }
+  row.biases_end = static_cast<int32_t>(plan->biases.size());
+  plan->samples.push_back(point);
 }
 
 void Scheduler::CheckInvariants() const {

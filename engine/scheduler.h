@@ -17,6 +17,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "engine/block_pool.h"
 #include "engine/step_plan.h"
+#include "engine/token_history.h"
 
 namespace polystrate {
 
@@ -34,8 +35,11 @@ struct Sequence {
   uint64_t id = 0;
   std::vector<int32_t> tokens;  // prompt, then what was sampled
   int64_t prompt_len = 0;
-  SampleRow sampling;  // position is filled in for each draw
-  bool sample = true;  // false: only scores are wanted
+  SampleRow sampling;             // position and lists are filled in for each draw
+  bool sample = true;             // false: only scores are wanted
+  std::vector<TokenBias> biases;  // of the draws at positions below biases_end
+  int64_t biases_end = 0;
+  std::unique_ptr<TokenHistory> history;  // made by Add() when a penalty asks for it
   // Scores are wanted of the prompt's tokens from here on. As it stands, of none: every scored row
   // is one that the prefill skip must not leave out.
   int64_t score_begin = std::numeric_limits<int64_t>::max();
@@ -89,6 +93,7 @@ class Scheduler {
   void AdmitWaiting(StepPlan* plan);
   void PreemptNewest();
   void AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
+  void AddSample(const Sequence& sequence, StepPlan* plan);
 
   const SchedulerOptions options_;
   BlockPool blocks_;

@@ -74,6 +74,8 @@ std::vector<uint8_t> StepPlan::ToBytes() const {
   w.Put(max_blocks);
   w.Put(samples);
   w.Put(scores);
+  w.Put(history);
+  w.Put(biases);
   return w.Take();
 }
 
@@ -91,6 +93,8 @@ StepPlan StepPlan::FromBytes(const std::vector<uint8_t>& bytes) {
   r.Get(plan.max_blocks);
   r.Get(plan.samples);
   r.Get(plan.scores);
+  r.Get(plan.history);
+  r.Get(plan.biases);
   return plan;
 }
 

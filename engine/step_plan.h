@@ -36,6 +36,8 @@ struct StepPlan {
   int32_t max_blocks = 0;
   std::vector<SamplePoint> samples;
   std::vector<ScorePoint> scores;
+  std::vector<TokenCount> history;  // of the samples, which know their parts (SampleLists)
+  std::vector<TokenBias> biases;    // the same
 
   int64_t num_tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t num_seqs() const { return static_cast<int64_t>(context_lens.size()); }
@@ -48,8 +50,10 @@ struct StepPlan {
 struct SampledToken {
   uint64_t sequence_id = 0;
   int64_t position = 0;
-  int32_t token_id = -1;  // -1: the logits were not finite
-  float logprob = 0.0f;
+  int32_t token_id = -1;  // -1: the logits were not finite, or every token was banned
+  float logprob = 0.0f;   // NaN: the logits were not finite
+  int32_t rank = 0;       // 0: not asked for
+  int32_t num_candidates = 0;
 };
 struct ScoredToken {
   uint64_t sequence_id = 0;
@@ -63,7 +67,8 @@ struct StepResult {
   uint64_t step_id = 0;
   std::vector<SampledToken> samples;
   std::vector<ScoredToken> scores;
-  std::vector<TokenLogProb> candidates;  // num_candidates of the first score, then of the next, ...
+  // num_candidates of the first score, then of the next, ..., then of the first sample, ...
+  std::vector<TokenLogProb> candidates;
 
   std::vector<uint8_t> ToBytes() const;
   static StepResult FromBytes(const std::vector<uint8_t>& bytes);

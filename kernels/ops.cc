@@ -61,6 +61,21 @@ void CheckLogits(const Tensor& logits, int64_t vocab_size, size_t num_rows, size
   CHECK_EQ(num_rows, num_results);
 }
 
+// A row's part, [begin, end), of the lists of all rows.
+template <typename T>
+void CheckPart(int32_t begin, int32_t end, absl::Span<const T> all, int64_t vocab_size) {
+  CHECK(begin >= 0 && begin <= end && static_cast<size_t>(end) <= all.size());
+  for (const T& token : all.subspan(begin, end - begin)) {
+    CHECK(token.token_id >= 0 && token.token_id < vocab_size);
+  }
+}
+
+void CheckSampleRow(const SampleRow& row, const SampleLists& lists, int64_t vocab_size) {
+  CHECK(row.num_candidates >= kLogProbOnly && row.num_candidates <= kMaxCandidates);
+  CheckPart(row.history_begin, row.history_end, lists.history, vocab_size);
+  CheckPart(row.biases_begin, row.biases_end, lists.biases, vocab_size);
+}
+
 }  // namespace
 
 void EmbeddingLookup(const Stream& stream, const Tensor& ids, const Tensor& table,
@@ -231,11 +246,13 @@ void ConcatColumns(const Stream& stream, const Tensor& parts, const Tensor& out)
 }
 
 void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
-            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results) {
+            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
+            const SampleLists& lists) {
   CheckLogits(logits, vocab_size, rows.size(), results.size());
+  for (const SampleRow& row : rows) CheckSampleRow(row, lists, vocab_size);
   switch (stream.device().type) {
     case DeviceType::kCpu:
-      return cpu::Sample(stream.cpu(), logits, vocab_size, rows, results);
+      return cpu::Sample(stream.cpu(), logits, vocab_size, rows, results, lists);
     case DeviceType::kCuda:
       Unavailable("Sample");
   }

@@ -133,28 +133,6 @@ void AddInPlace(const Stream& stream, const Tensor& y, const Tensor& x);
 // n] float32.
 void ConcatColumns(const Stream& stream, const Tensor& parts, const Tensor& out);
 
-// How one row of logits becomes a token. temperature 0 (< 1e-5) is argmax, the lowest id winning
-// ties; otherwise logits / temperature, then top_k (0: all), then top_p (the smallest set of most
-// likely tokens whose probability, among those top_k left, reaches top_p), then one draw.
-struct SampleRow {
-  float temperature = 1.0f;
-  int32_t top_k = 0;
-  float top_p = 1.0f;
-  uint64_t seed = 0;
-  // Position of the token that is drawn. The draw depends on (seed, position) and the logits alone:
-  // Philox4x32-10 (Salmon et al. 2011), key seed, counter position.
-  uint64_t position = 0;
-};
-struct SampleResult {
-  // -1: the row holds a NaN, +infinity or nothing finite; the caller ends that request.
-  int32_t token_id = -1;
-  float logprob = 0.0f;  // log softmax of the unscaled, unfiltered logits at token_id
-};
-// logits: [num_rows, >= vocab_size] float32 (columns from vocab_size on are padding); one row and
-// one result each.
-void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
-            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results);
-
 // A token and the log softmax of a row's logits at it.
 struct TokenLogProb {
   int32_t token_id = -1;
@@ -175,8 +153,68 @@ struct ScoreResult {
   // without logprob, token_id is -1.
   std::array<TokenLogProb, kMaxCandidates> candidates;
 };
-// logits as for Sample, unscaled and unfiltered; one row and one result each.
+// logits: [num_rows, >= vocab_size] float32 (columns from vocab_size on are padding), unscaled and
+// unfiltered; one row and one result each.
 void Score(const Stream& stream, const Tensor& logits, int64_t vocab_size,
            absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results);
+
+// A token that stands in a sequence, and how often among those that were generated: 0 is one of the
+// prompt alone.
+struct TokenCount {
+  int32_t token_id = 0;
+  int32_t count = 0;
+};
+// Added to a token's logit. -infinity bans the token; no other infinity and no NaN.
+struct TokenBias {
+  int32_t token_id = 0;
+  float bias = 0.0f;
+};
+inline constexpr int32_t kLogProbOnly = -1;
+// How one row of logits becomes a token, in this order:
+//   biases; repetition_penalty (a positive logit is divided by it, any other multiplied) of every
+//   token in the history; minus frequency_penalty * count and minus presence_penalty of those whose
+//   count is not 0;
+//   temperature: below 1e-5 argmax, the lowest id winning ties, and that is all; otherwise logits /
+//   temperature;
+//   min_p (tokens at least min_p times as likely as the likeliest; 0: all), top_k of those (0:
+//   all), top_p (the smallest set of the likeliest of those left whose probability, among them,
+//   reaches top_p); one draw.
+// A logit that a bias or penalty takes beyond the largest float is the largest float.
+struct SampleRow {
+  float temperature = 1.0f;
+  int32_t top_k = 0;
+  float top_p = 1.0f;
+  uint64_t seed = 0;
+  // Position of the token that is drawn. The draw depends on (seed, position) and the logits alone:
+  // Philox4x32-10 (Salmon et al. 2011), key seed, counter position.
+  uint64_t position = 0;
+  float min_p = 0.0f;               // [0, 1]
+  float repetition_penalty = 1.0f;  // > 0
+  float frequency_penalty = 0.0f;
+  float presence_penalty = 0.0f;
+  // [0, kMaxCandidates], as for Score; kLogProbOnly saves the passes over the row for rank and
+  // candidates.
+  int32_t num_candidates = kLogProbOnly;
+  // The row's parts of SampleLists: [begin, end). Each token at most once in a history.
+  int32_t history_begin = 0;
+  int32_t history_end = 0;
+  int32_t biases_begin = 0;
+  int32_t biases_end = 0;
+};
+// The histories and biases of all rows.
+struct SampleLists {
+  absl::Span<const TokenCount> history;
+  absl::Span<const TokenBias> biases;
+};
+// What Score says of the drawn token in the logits as they came, before biases and penalties.
+struct SampleResult : ScoreResult {
+  // -1: the row holds a NaN, +infinity or nothing finite (logprob is NaN), or its biases ban every
+  // token that has a chance; the caller ends that request.
+  int32_t token_id = -1;
+};
+// logits as for Score, left as they are; one row and one result each.
+void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
+            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
+            const SampleLists& lists = {});
 
 }  // namespace polystrate

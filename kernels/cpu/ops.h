@@ -27,7 +27,8 @@ void PagedAttention(CpuContext& context, const Tensor& query, const KvSlot& slot
                     const Tensor& out);
 void ConcatColumns(CpuContext& context, const Tensor& parts, const Tensor& out);
 void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
-            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results);
+            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
+            const SampleLists& lists);
 void Score(CpuContext& context, const Tensor& logits, int64_t vocab_size,
            absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results);
 

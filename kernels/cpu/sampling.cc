@@ -1,9 +1,12 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/penalties.h"
 #include "kernels/cpu/philox.h"
+#include "kernels/cpu/scoring.h"
 
 namespace polystrate::cpu {
 namespace {
@@ -27,9 +30,11 @@ struct Row {
   float max;
   float inverse_temperature;
 
-  double Weight(float logit) const {
-    return std::exp(static_cast<double>((logit - max) * inverse_temperature));
+  // Logarithm of the weight.
+  double Scaled(float logit) const {
+    return static_cast<double>((logit - max) * inverse_temperature);
   }
+  double Weight(float logit) const { return std::exp(Scaled(logit)); }
 };
 
 int32_t ArgMax(const Row& row) {
@@ -38,8 +43,7 @@ int32_t ArgMax(const Row& row) {
 }
 
 // No filter: inverse of the cumulative distribution in the order of ids.
-int32_t DrawFromAll(const CpuContext& context, const Row& row, double uniform, Arena* arena) {
-  float* weights = arena->Get<float>(row.vocab_size);
+int32_t DrawFromAll(const CpuContext& context, const Row& row, double uniform, float* weights) {
   const double total = context.kernels().sum_exp(row.logits, row.vocab_size, row.max,
                                                  row.inverse_temperature, weights);
   const double target = uniform * total;
@@ -62,13 +66,16 @@ void SortBest(Candidate* candidates, int64_t count, int64_t num_candidates) {
   std::sort(candidates, candidates + count, Before);
 }
 
-// The `top_k` best of the row, sorted. Returns how many.
-int64_t TakeTopK(const Row& row, int64_t top_k, Candidate* candidates) {
+// The tokens at least `min_p` times as likely as the likeliest, in the order of ids. Returns how
+// many.
+int64_t TakeMinP(const Row& row, double min_p, Candidate* candidates) {
+  const double least = std::log(min_p);  // of 0: -infinity, which all reach
+  int64_t count = 0;
   for (int64_t i = 0; i < row.vocab_size; ++i) {
-    candidates[i] = {row.logits[i], static_cast<int32_t>(i)};
+    candidates[count] = {row.logits[i], static_cast<int32_t>(i)};
+    count += row.Scaled(row.logits[i]) >= least ? 1 : 0;
   }
-  SortBest(candidates, top_k, row.vocab_size);
-  return top_k;
+  return count;
 }
 
 // How many of the first `count` candidates, sorted, it takes to reach `target`; 0: all do not.
@@ -124,56 +131,88 @@ int32_t DrawFromSorted(const Row& row, const Candidate* candidates, int64_t coun
   return candidates[chosen].id;
 }
 
+bool HasTopK(const SampleRow& options, int64_t vocab_size) {
+  return options.top_k > 0 && options.top_k < vocab_size;
+}
+
+bool IsFiltered(const SampleRow& options, int64_t vocab_size) {
+  return HasTopK(options, vocab_size) || options.top_p < 1.0f || options.min_p > 0.0f;
+}
+
+// Bytes of scratch that Draw takes.
+int64_t DrawScratch(const SampleRow& options, int64_t vocab_size) {
+  const size_t per_token =
+      IsFiltered(options, vocab_size) ? sizeof(Candidate) + sizeof(float) : sizeof(float);
+  return vocab_size * static_cast<int64_t>(per_token);
+}
+
 int32_t DrawFiltered(const CpuContext& context, const Row& row, const SampleRow& options,
-                     double uniform, Arena* arena) {
+                     double uniform, void* scratch) {
   const int64_t vocab_size = row.vocab_size;
-  auto* candidates = static_cast<Candidate*>(
-      arena->Get(vocab_size * static_cast<int64_t>(sizeof(Candidate) + sizeof(float))));
+  auto* candidates = static_cast<Candidate*>(scratch);
   auto* weights = reinterpret_cast<float*>(candidates + vocab_size);
   const auto top_p = static_cast<double>(options.top_p);
-  int64_t count = 0;
-  if (options.top_k > 0 && options.top_k < vocab_size) {
-    count = TakeTopK(row, options.top_k, candidates);
-    if (options.top_p < 1.0f) {
-      double total = 0.0;
-      for (int64_t i = 0; i < count; ++i) total += row.Weight(candidates[i].logit);
-      const int64_t kept = CountToReach(row, candidates, count, top_p * total);
-      if (kept > 0) count = kept;
-    }
-  } else {
-    count = TakeTopP(context, row, top_p, weights, candidates);
+  const bool has_top_k = HasTopK(options, vocab_size);
+  if (!has_top_k && options.min_p <= 0.0f) {
+    const int64_t count = TakeTopP(context, row, top_p, weights, candidates);
+    return DrawFromSorted(row, candidates, count, uniform);
+  }
+  const int64_t likely = TakeMinP(row, static_cast<double>(options.min_p), candidates);
+  int64_t count = has_top_k ? std::min<int64_t>(options.top_k, likely) : likely;
+  SortBest(candidates, count, likely);
+  if (options.top_p < 1.0f) {
+    double total = 0.0;
+    for (int64_t i = 0; i < count; ++i) total += row.Weight(candidates[i].logit);
+    const int64_t kept = CountToReach(row, candidates, count, top_p * total);
+    if (kept > 0) count = kept;
   }
   return DrawFromSorted(row, candidates, count, uniform);
 }
 
-SampleResult SampleOne(const CpuContext& context, const float* logits, int64_t vocab_size,
-                       const SampleRow& options, Arena* arena) {
+int32_t Draw(const CpuContext& context, Row row, const SampleRow& options, void* scratch) {
+  row.inverse_temperature = 1.0f / options.temperature;
+  const double uniform = UniformDraw(options.seed, options.position);
+  return IsFiltered(options, row.vocab_size)
+             ? DrawFiltered(context, row, options, uniform, scratch)
+             : DrawFromAll(context, row, uniform, static_cast<float*>(scratch));
+}
+
+void SampleOne(const CpuContext& context, const float* logits, int64_t vocab_size,
+               const SampleRow& options, const SampleLists& lists, Arena* arena,
+               SampleResult* result) {
+  *result = SampleResult();
   const RowSummary summary = context.kernels().summarize(logits, vocab_size);
-  SampleResult result;
-  if (summary.invalid || !std::isfinite(summary.max)) return result;
-  Row row{logits, vocab_size, summary.max, 1.0f};
-  const bool filtered = (options.top_k > 0 && options.top_k < vocab_size) || options.top_p < 1.0f;
-  if (options.temperature < kGreedyTemperature) {
-    result.token_id = ArgMax(row);
-  } else {
-    row.inverse_temperature = 1.0f / options.temperature;
-    const double uniform = UniformDraw(options.seed, options.position);
-    result.token_id = filtered ? DrawFiltered(context, row, options, uniform, arena)
-                               : DrawFromAll(context, row, uniform, arena);
+  if (!HasDistribution(summary)) {
+    result->logprob = std::numeric_limits<float>::quiet_NaN();
+    return;
   }
-  const double sum = context.kernels().sum_exp(logits, vocab_size, summary.max, 1.0f, nullptr);
-  result.logprob = static_cast<float>(static_cast<double>(logits[result.token_id] - summary.max) -
-                                      std::log(sum));
-  return result;
+  const bool greedy = options.temperature < kGreedyTemperature;
+  const bool adjusted = AdjustsLogits(options);
+  const int64_t draw_bytes = greedy ? 0 : DrawScratch(options, vocab_size);
+  const int64_t copy_bytes = adjusted ? vocab_size * static_cast<int64_t>(sizeof(float)) : 0;
+  auto* scratch = static_cast<uint8_t*>(arena->Get(draw_bytes + copy_bytes));
+  Row row{logits, vocab_size, summary.max, 1.0f};
+  if (adjusted) {
+    auto* copy = reinterpret_cast<float*>(scratch + draw_bytes);
+    std::copy(logits, logits + vocab_size, copy);
+    AdjustLogits(options, lists, copy);
+    row.logits = copy;
+    row.max = context.kernels().summarize(copy, vocab_size).max;
+    if (!std::isfinite(row.max)) return;  // all that is left is banned
+  }
+  result->token_id = greedy ? ArgMax(row) : Draw(context, row, options, scratch);
+  ScoreTarget(context, logits, vocab_size, summary, {result->token_id, options.num_candidates},
+              result);
 }
 
 }  // namespace
 
 void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
-            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results) {
+            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
+            const SampleLists& lists) {
   ParallelFor(context, logits.dim(0), logits.dim(0) * vocab_size, [&](int64_t i, int thread) {
-    results[i] = SampleOne(context, logits.data<float>() + i * logits.row_stride(), vocab_size,
-                           rows[i], &context.thread_arena(thread));
+    SampleOne(context, logits.data<float>() + i * logits.row_stride(), vocab_size, rows[i], lists,
+              &context.thread_arena(thread), &results[i]);
   });
 }
 

@@ -1,3 +1,5 @@
+#include "kernels/cpu/scoring.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -29,15 +31,30 @@ void TakeLargest(const float* logits, int64_t vocab_size, int64_t count, TokenLo
 
 void ScoreOne(const CpuContext& context, const float* logits, int64_t vocab_size,
               const ScoreRow& row, ScoreResult* result) {
-  *result = ScoreResult{.logprob = std::numeric_limits<float>::quiet_NaN()};
   const RowSummary summary = context.kernels().summarize(logits, vocab_size);
-  if (summary.invalid || !std::isfinite(summary.max)) return;
+  if (HasDistribution(summary)) {
+    ScoreTarget(context, logits, vocab_size, summary, row, result);
+  } else {
+    *result = ScoreResult{.logprob = std::numeric_limits<float>::quiet_NaN()};
+  }
+}
+
+}  // namespace
+
+bool HasDistribution(const RowSummary& summary) {
+  return !summary.invalid && std::isfinite(summary.max);
+}
+
+void ScoreTarget(const CpuContext& context, const float* logits, int64_t vocab_size,
+                 const RowSummary& summary, const ScoreRow& row, ScoreResult* result) {
+  *result = ScoreResult();
   const double log_sum =
       std::log(context.kernels().sum_exp(logits, vocab_size, summary.max, 1.0f, nullptr));
   const auto log_softmax = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit - summary.max) - log_sum);
   };
   result->logprob = log_softmax(logits[row.target]);
+  if (row.num_candidates == kLogProbOnly) return;
   result->rank = Rank(logits, vocab_size, row.target);
   const int64_t count = std::min<int64_t>(row.num_candidates, vocab_size);
   if (count == 0) return;
@@ -46,8 +63,6 @@ void ScoreOne(const CpuContext& context, const float* logits, int64_t vocab_size
     result->candidates[i].logprob = log_softmax(result->candidates[i].logprob);
   }
 }
-
-}  // namespace
 
 void Score(CpuContext& context, const Tensor& logits, int64_t vocab_size,
            absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results) {
