@@ -30,13 +30,21 @@ class Sink : public TokenSink {
     for (const PromptScore& score : scores) output_->prompt_logprobs.push_back(score.logprob);
   }
   void OnToken(const TokenInfo& token) override {
-    output_->token_ids.push_back(token.token_id);
-    output_->logprobs.push_back(token.logprob);
+    Output(token.output_index).token_ids.push_back(token.token_id);
+    Output(token.output_index).logprobs.push_back(token.logprob);
   }
-  void OnFinished(const Finished& finished) override { output_->reason = finished.reason; }
+  void OnFinished(const Finished& finished) override {
+    Output(finished.output_index).reason = finished.reason;
+    Output(finished.output_index).usage = finished.usage;
+  }
   void OnError(const absl::Status& status) override { output_->status = status; }
 
  private:
+  LocalOutput& Output(int32_t index) {
+    if (index == 0) return *output_;
+    if (output_->others.size() < static_cast<size_t>(index)) output_->others.resize(index);
+    return output_->others[index - 1];
+  }
   LocalOutput* output_;
 };
 

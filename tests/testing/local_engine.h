@@ -38,6 +38,8 @@ struct LocalOutput {
   std::vector<float> prompt_logprobs;  // of prompt_scores
   FinishReason reason = FinishReason::kLength;
   absl::Status status;
+  std::optional<RequestUsage> usage;  // with the output that ended last
+  std::vector<LocalOutput> others;    // of num_sequences, from the second on
 };
 
 // An engine whose ranks are threads. CHECK-fails when the model cannot be loaded.
