@@ -78,7 +78,9 @@ std::optional<StepResult> PipelineStage::Run(const StepPlan& plan) {
   const Topology& topology = rank_.topology;
   const StepInputs inputs = MakeInputs(plan);
   const Activations a = pool_.all.ForStep(plan.num_tokens());
+  RankActivity& activity = *rank_.groups.activity;
 
+  activity.BeginStep(plan.step_id, plan.num_seqs(), plan.num_tokens());
   EmbedOrReceive(inputs, a);
   const int64_t begin_ns = Timeline::NowNs();  // waiting for the stage before is not work
   std::optional<StepResult> result;
@@ -90,6 +92,7 @@ std::optional<StepResult> PipelineStage::Run(const StepPlan& plan) {
   }
   timeline_.Add(
       {plan.step_id, static_cast<int32_t>(plan.num_tokens()), begin_ns, Timeline::NowNs()});
+  activity.EndStep();
   if (topology.rank != topology.sampler_rank()) return std::nullopt;
   return result;
 }

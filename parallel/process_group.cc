@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/watched_communicator.h"
 
 namespace polystrate {
 namespace {
@@ -23,6 +24,20 @@ std::unique_ptr<Communicator> SplitWorld(int color, int key) {
   MPI_Comm comm = MPI_COMM_NULL;
   CHECK_EQ(MPI_Comm_split(MPI_COMM_WORLD, color, key, &comm), MPI_SUCCESS);
   return MakeMpiCommunicator(comm);
+}
+
+// The groups with a RankActivity that hears of every call.
+ProcessGroups Watched(ProcessGroups groups) {
+  auto activity = std::make_unique<RankActivity>();
+  const auto watch = [&](std::unique_ptr<Communicator>* group, GroupName name) {
+    *group = WatchCommunicator(std::move(*group), name, activity.get());
+  };
+  watch(&groups.tp, GroupName::kTp);
+  watch(&groups.pp, GroupName::kPp);
+  watch(&groups.control, GroupName::kControl);
+  watch(&groups.tokens, GroupName::kTokens);
+  groups.activity = std::move(activity);
+  return groups;
 }
 
 }  // namespace
@@ -71,12 +86,15 @@ ProcessGroups MpiSession::MakeGroups(const Topology& topology) const {
   groups.pp = SplitWorld(topology.tp_rank(), topology.pp_rank());
   groups.control = SplitWorld(0, rank_);
   groups.tokens = SplitWorld(0, rank_);
-  return groups;
+  return Watched(std::move(groups));
 }
 
 ProcessGroups MakeSelfGroups() {
-  return {MakeSelfCommunicator(), MakeSelfCommunicator(), MakeSelfCommunicator(),
-          MakeSelfCommunicator()};
+  ProcessGroups groups;
+  for (auto* group : {&groups.tp, &groups.pp, &groups.control, &groups.tokens}) {
+    *group = MakeSelfCommunicator();
+  }
+  return Watched(std::move(groups));
 }
 
 std::vector<ProcessGroups> MakeThreadGroups(const ParallelConfig& config) {
@@ -97,6 +115,7 @@ std::vector<ProcessGroups> MakeThreadGroups(const ParallelConfig& config) {
     for (int i = 0; i < config.pp_size; ++i)
       world[i * config.tp_size + tp_rank].pp = std::move(pp[i]);
   }
+  for (ProcessGroups& groups : world) groups = Watched(std::move(groups));
   return world;
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "parallel/communicator.h"
+#include "parallel/rank_activity.h"
 #include "parallel/topology.h"
 
 namespace polystrate {
@@ -13,10 +14,11 @@ namespace polystrate {
 // The groups of one rank. `control` and `tokens` span the world and are apart, so that a token on
 // its way back never waits behind a plan or a hidden state.
 struct ProcessGroups {
-  std::unique_ptr<Communicator> tp;       // ranks of this stage; rank in it == tp_rank
-  std::unique_ptr<Communicator> pp;       // ranks of this tp_rank; rank in it == pp_rank
-  std::unique_ptr<Communicator> control;  // rank 0 -> all: step plans
-  std::unique_ptr<Communicator> tokens;   // sampler -> rank 0: step results
+  std::unique_ptr<RankActivity> activity;  // knows of every call on those below
+  std::unique_ptr<Communicator> tp;        // ranks of this stage; rank in it == tp_rank
+  std::unique_ptr<Communicator> pp;        // ranks of this tp_rank; rank in it == pp_rank
+  std::unique_ptr<Communicator> control;   // rank 0 -> all: step plans
+  std::unique_ptr<Communicator> tokens;    // sampler -> rank 0: step results
 };
 
 // What the launcher (mpirun, srun) says about this process, known before MPI_Init: from Open MPI's,

@@ -12,7 +12,7 @@ LIBRARIES = {
     r"nccl\.h": ["parallel"],
     r"cuda.*|cublas.*": ["kernels", "parallel"],
     r"dnnl.*|oneapi/.*": ["kernels"],
-    r"grpc.*|openengine.*": ["rpc", "launcher"],
+    r"grpc.*|openengine.*|polystrate_.*": ["rpc", "launcher"],
     r"openssl/.*": ["rpc"],
     r"google/protobuf/.*": ["engine", "rpc", "launcher"],
     r"pcre2\.h|unicode/.*": ["engine"],
