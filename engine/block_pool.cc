@@ -76,10 +76,13 @@ void BlockPool::Hold(int32_t block) {
   if (blocks_[block].num_holders++ == 0) Unlink(block);
 }
 
-void BlockPool::Unpublish(absl::Span<const int32_t> table) {
-  for (int32_t block : table) {
-    CHECK(held(block));
+void BlockPool::Unpublish(absl::Span<const int32_t> blocks) {
+  for (int32_t block : blocks) {
+    CHECK_NE(blocks_[block].content, kNothing);
     Unpublish(&blocks_[block]);
+    if (num_holders(block) > 0) continue;
+    Unlink(block);
+    free_.push_back(block);
   }
 }
 
@@ -116,11 +119,11 @@ void BlockPool::Unlink(int32_t block) {
 void BlockPool::CheckInvariants() const {
   std::vector<int> states(num_blocks(), 0);
   for (int32_t id : free_) {
-    CHECK(++states[id] == 1 && !held(id) && blocks_[id].content == kNothing);
+    CHECK(++states[id] == 1 && num_holders(id) == 0 && blocks_[id].content == kNothing);
   }
   int64_t num_listed = 0;
   for (int32_t id = blocks_[end_of_list()].newer; id != end_of_list(); id = blocks_[id].newer) {
-    CHECK(++states[id] == 1 && !held(id) && blocks_[id].content != kNothing);
+    CHECK(++states[id] == 1 && num_holders(id) == 0 && blocks_[id].content != kNothing);
     CHECK_EQ(blocks_[blocks_[id].newer].older, id);
     ++num_listed;
   }
@@ -128,7 +131,7 @@ void BlockPool::CheckInvariants() const {
   size_t num_published = 0;
   for (int32_t id = 0; id < end_of_list(); ++id) {
     const Block& block = blocks_[id];
-    CHECK_EQ(states[id] + static_cast<int>(held(id)), 1);
+    CHECK_EQ(states[id] + static_cast<int>(num_holders(id) > 0), 1);
     if (block.content == kNothing) continue;
     ++num_published;
     const auto [found, content] = Find(block.root, block.before, block.tokens);

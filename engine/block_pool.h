@@ -68,11 +68,11 @@ class BlockPool {
   // The published block that goes on from `before` with `tokens`, and its content; -1 without.
   std::pair<int32_t, Content> Find(const CacheRoot& root, Content before,
                                    absl::Span<const int32_t> tokens) const;
-  bool held(int32_t block) const { return blocks_[block].num_holders > 0; }
+  int32_t num_holders(int32_t block) const { return blocks_[block].num_holders; }
   // One more holder of a block that was found.
   void Hold(int32_t block);
-  // What these blocks, which the caller holds, contain shall not be found any more.
-  void Unpublish(absl::Span<const int32_t> table);
+  // What these published blocks hold shall not be found any more.
+  void Unpublish(absl::Span<const int32_t> blocks);
 
   // CHECKs that states, counts, the list of cached blocks and what can be found agree; for tests.
   void CheckInvariants() const;

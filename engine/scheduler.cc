@@ -41,17 +41,22 @@ void Scheduler::Add(std::unique_ptr<Sequence> sequence) {
   CHECK(!sequence->tokens.empty());
   CHECK_EQ(static_cast<int64_t>(sequence->tokens.size()), sequence->prompt_len);
   sequence->history = MakeHistory(*sequence);
-  waiting_.push_back(sequence.get());
+  sequence->arrival = next_arrival_++;
+  waiting_.insert(sequence.get());
   const bool inserted = sequences_.emplace(sequence->id, std::move(sequence)).second;
   CHECK(inserted);
 }
 
-void Scheduler::Remove(uint64_t id) {
+void Scheduler::Remove(uint64_t id, bool keep_cache) {
   auto found = sequences_.find(id);
   CHECK(found != sequences_.end());
   Sequence* sequence = found->second.get();
-  std::erase(waiting_, sequence);
-  std::erase(running_, sequence);
+  waiting_.erase(sequence);
+  running_.erase(sequence);
+  if (!keep_cache) {
+    // Not its block_table: it may have been preempted, and others may have published the same.
+    blocks_.Unpublish(FindPrefix(*sequence, sequence->num_needed()).blocks);
+  }
   blocks_.Free(&sequence->block_table);
   sequences_.erase(found);
 }
@@ -105,36 +110,41 @@ int64_t Scheduler::MaxSequencesPerPlan() const {
 
 void Scheduler::ScheduleDecodes(StepPlan* plan) {
   const int64_t max_seqs = MaxSequencesPerPlan();
-  // By index: a preemption takes the last element away.
-  for (size_t i = 0; i < running_.size(); ++i) {
+  std::vector<Sequence*> ready;
+  for (Sequence* sequence : running_) {
+    if (sequence->num_unscheduled() == 1) ready.push_back(sequence);
+  }
+  for (Sequence* sequence : ready) {
     if (plan->num_seqs() >= max_seqs) return;
     if (plan->num_tokens() >= options_.max_num_batched_tokens) return;
-    Sequence* sequence = running_[i];
-    if (sequence->num_unscheduled() != 1) continue;
-    if (!GrowOrPreempt(sequence)) return;  // it was the newest itself
+    // Who is preempted is less urgent than all that are in the plan.
+    if (!running_.contains(sequence) || !GrowOrPreempt(sequence)) return;
     AddChunk(sequence, 1, plan);
   }
 }
 
-// Makes room for all needed tokens of a running sequence, if need be at the expense of newer ones.
+// Makes room for all needed tokens of a running sequence, if need be at the expense of less urgent
+// ones. False when it was the least urgent itself.
 bool Scheduler::GrowOrPreempt(Sequence* sequence) {
   const int64_t missing =
       BlocksFor(sequence->num_needed()) - static_cast<int64_t>(sequence->block_table.size());
   if (missing <= 0) return true;
   while (!blocks_.Allocate(missing, &sequence->block_table)) {
-    const bool itself = running_.back() == sequence;
-    PreemptNewest();
+    const bool itself = *running_.rbegin() == sequence;
+    PreemptLeastUrgent();
     if (itself) return false;
   }
   return true;
 }
 
-void Scheduler::PreemptNewest() {
-  Sequence* victim = running_.back();
-  running_.pop_back();
+void Scheduler::PreemptLeastUrgent() {
+  Sequence* victim = *running_.rbegin();
+  running_.erase(victim);
   blocks_.Free(&victim->block_table);
   victim->num_scheduled = 0;
-  waiting_.push_front(victim);
+  victim->num_published = 0;
+  victim->content = BlockPool::kNothing;
+  waiting_.insert(victim);
   preempted_this_step_ = true;
   ++num_preemptions_;
 }
@@ -158,13 +168,65 @@ void Scheduler::AdmitWaiting(StepPlan* plan) {
   while (!waiting_.empty() && num_running() < options_.max_num_seqs) {
     const int64_t budget = options_.max_num_batched_tokens - plan->num_tokens();
     if (budget <= 0 || plan->num_seqs() >= max_seqs) return;
-    Sequence* sequence = waiting_.front();
-    // Blocks for all its needed tokens at once: a prompt whose first chunk ran always gets to its
-    // end.
-    if (!blocks_.Allocate(BlocksFor(sequence->num_needed()), &sequence->block_table)) return;
-    waiting_.pop_front();
-    running_.push_back(sequence);
+    Sequence* sequence = *waiting_.begin();
+    if (!TakeBlocks(sequence)) return;
+    waiting_.erase(waiting_.begin());
+    running_.insert(sequence);
     AddChunk(sequence, std::min(budget, sequence->num_unscheduled()), plan);
+  }
+}
+
+// The published blocks that hold the sequence's first tokens, at most max_tokens.
+Scheduler::Prefix Scheduler::FindPrefix(const Sequence& sequence, int64_t max_tokens) const {
+  Prefix prefix;
+  const absl::Span<const int32_t> tokens = sequence.tokens;
+  for (int64_t end = options_.block_size; end <= max_tokens; end += options_.block_size) {
+    const auto [block, content] =
+        blocks_.Find(sequence.cache_root, prefix.content,
+                     tokens.subspan(end - options_.block_size, options_.block_size));
+    if (block < 0) break;
+    prefix.blocks.push_back(block);
+    prefix.content = content;
+  }
+  return prefix;
+}
+
+// Blocks for all needed tokens of a waiting sequence at once, so that a prompt whose first chunk
+// ran always gets to its end: those that hold its first tokens already, and others for the rest.
+// False, and nothing changes, when there are not so many.
+bool Scheduler::TakeBlocks(Sequence* sequence) {
+  // Rows whose logits are wanted have to be computed: the last one's, and those of scored tokens.
+  const int64_t skippable = std::min(sequence->num_needed(), sequence->score_begin) - 1;
+  Prefix prefix = FindPrefix(*sequence, skippable);
+  const auto num_found = static_cast<int64_t>(prefix.blocks.size());
+  const int64_t missing = BlocksFor(sequence->num_needed()) - num_found;
+  const int64_t idle = std::count_if(prefix.blocks.begin(), prefix.blocks.end(),
+                                     [this](int32_t b) { return blocks_.num_holders(b) == 0; });
+  if (missing > blocks_.num_available() - idle) return false;
+  for (int32_t block : prefix.blocks) blocks_.Hold(block);
+  sequence->block_table = std::move(prefix.blocks);
+  CHECK(blocks_.Allocate(missing, &sequence->block_table));
+  sequence->num_published = num_found;
+  sequence->content = prefix.content;
+  sequence->num_scheduled = num_found * options_.block_size;
+  if (!sequence->admitted) {
+    sequence->admitted = true;
+    sequence->num_cached_tokens = sequence->num_scheduled;
+    if (!sequence->cache_root.is_private()) {
+      num_prefix_queries_ += sequence->prompt_len;
+      num_prefix_hits_ += sequence->num_scheduled;
+    }
+  }
+  return true;
+}
+
+// From here on others may find what the plan that is being made writes.
+void Scheduler::PublishFullBlocks(Sequence* sequence) {
+  const int64_t size = options_.block_size;
+  const absl::Span<const int32_t> tokens = sequence->tokens;
+  for (int64_t& i = sequence->num_published; (i + 1) * size <= sequence->num_scheduled; ++i) {
+    sequence->content = blocks_.Publish(sequence->block_table[i], sequence->cache_root,
+                                        sequence->content, tokens.subspan(i * size, size));
   }
 }
 
@@ -190,6 +252,8 @@ void Scheduler::AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan)
   plan->context_lens.push_back(static_cast<int32_t>(end));
   planned_.push_back(sequence);
   sequence->num_scheduled = end;
+  sequence->last_step = next_step_id_;
+  PublishFullBlocks(sequence);
 }
 
 // A draw after the plan's last token, which is the sequence's.
@@ -216,23 +280,26 @@ void Scheduler::CheckInvariants() const {
   blocks_.CheckInvariants();
   CHECK_EQ(running_.size() + waiting_.size(), sequences_.size());
   CHECK_LE(num_running(), options_.max_num_seqs);
-  int64_t held = 0;
-  std::vector<bool> seen(blocks_.num_blocks(), false);
+  std::vector<int32_t> holders(blocks_.num_blocks(), 0);
   for (const Sequence* sequence : running_) {
-    held += static_cast<int64_t>(sequence->block_table.size());
+    const auto num_blocks = static_cast<int64_t>(sequence->block_table.size());
     CHECK_LE(sequence->num_scheduled, sequence->num_needed());
-    CHECK_LE(BlocksFor(sequence->num_scheduled),
-             static_cast<int64_t>(sequence->block_table.size()));
-    for (int32_t block : sequence->block_table) {
-      CHECK(!seen[block]);
-      seen[block] = true;
+    CHECK_LE(BlocksFor(sequence->num_scheduled), num_blocks);
+    CHECK_EQ(sequence->num_published, sequence->num_scheduled / options_.block_size);
+    for (int64_t i = 0; i < num_blocks; ++i) {
+      const int32_t block = sequence->block_table[i];
+      ++holders[block];
+      // What will be written yet is nobody else's.
+      if (i >= sequence->num_published) CHECK_EQ(blocks_.num_holders(block), 1);
     }
   }
   for (const Sequence* sequence : waiting_) {
     CHECK(sequence->block_table.empty());
     CHECK_EQ(sequence->num_scheduled, 0);
   }
-  CHECK_EQ(held, blocks_.num_used());
+  for (int32_t block = 0; block < blocks_.num_blocks(); ++block) {
+    CHECK_EQ(holders[block], blocks_.num_holders(block));
+  }
 }
 
 }  // namespace polystrate

@@ -4,16 +4,22 @@
 //
 // Steps go through the pipeline in order and every stage runs them in order, so blocks that a
 // sequence gives up may be handed out again at once: a later step that writes them runs after the
-// earlier one that read them.
+// earlier one that read them. For the same reason a full block can be found by others as soon as
+// the plan that writes it is made, even by what else goes into that plan: a layer writes the K and
+// V of all of a step's tokens before it reads any.
+//
+// A sequence may be urgent: higher priorities come first, of equal ones the first to arrive. The
+// most urgent is admitted first and the least urgent preempted first; what runs is not preempted
+// for what waits.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
 
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
 #include "engine/block_pool.h"
 #include "engine/step_plan.h"
@@ -26,7 +32,7 @@ struct SchedulerOptions {
   int64_t block_size = 16;
   int64_t max_num_seqs = 64;
   int64_t max_num_batched_tokens = 512;
-  int pp_size = 1;  // plans in flight at most; each gets its share of the sequences
+  int pp_size = 1;  // plans in flight at most; each gets its share of the work
 };
 
 // One request's tokens. Intervals: [0, num_scheduled) is in the cache, or will be by the plans in
@@ -44,8 +50,18 @@ struct Sequence {
   // is one that the prefill skip must not leave out.
   int64_t score_begin = std::numeric_limits<int64_t>::max();
   int32_t num_candidates = 0;  // of each score
+  int32_t priority = 0;        // higher is more urgent
+  CacheRoot cache_root;        // whose blocks it may find, and who its own
+
+  // The scheduler's own, from here on.
+  uint64_t arrival = 0;  // a preempted sequence keeps it, and so its place in the queue
+  bool admitted = false;
+  int64_t num_cached_tokens = 0;  // of the prompt, found when it was first admitted
   int64_t num_scheduled = 0;
   std::vector<int32_t> block_table;
+  int64_t num_published = 0;                         // blocks, the first of block_table, all full
+  BlockPool::Content content = BlockPool::kNothing;  // up to the end of the last of them
+  uint64_t last_step = 0;                            // the last one that it was in
 
   // What has to be in the cache: nothing is asked of the last token of a text that is only scored.
   int64_t num_needed() const { return static_cast<int64_t>(tokens.size()) - (sample ? 0 : 1); }
@@ -59,11 +75,12 @@ class Scheduler {
   // True when a sequence that grows to `num_tokens` fits the cache by itself.
   bool Fits(int64_t num_tokens) const;
 
-  // To the end of the queue. The caller has made sure that all it may grow to Fits().
+  // To the end of its priority's queue. The caller has made sure that all it may grow to Fits().
   void Add(std::unique_ptr<Sequence> sequence);
-  // Drops a live sequence and frees its blocks, wherever it is. Results of it in flight are ignored
-  // later.
-  void Remove(uint64_t id);
+  // Drops a live sequence and gives its blocks back, wherever it is. Results of it in flight are
+  // ignored later. Without keep_cache nothing that it read or wrote will be found again: its K and
+  // V are not to be trusted.
+  void Remove(uint64_t id, bool keep_cache = true);
   // Appends a sampled token. False, and nothing changes, when the sequence is gone or has this
   // position already (it was preempted while the sample was in flight, and sampled again).
   bool Append(uint64_t id, int64_t position, int32_t token_id);
@@ -71,7 +88,8 @@ class Scheduler {
   // The next micro-batch, or nothing when no sequence has a token to compute. Decodes come before
   // prompts so that a long prompt never stalls them; a prompt is cut into chunks by
   // max_num_batched_tokens, and its next chunk may follow while the last is in flight. When blocks
-  // run out the newest sequence is preempted: its blocks are freed and it is computed again later.
+  // run out the least urgent sequence is preempted: it gives its blocks back, and what it does not
+  // find again is computed again later.
   std::optional<StepPlan> Schedule();
 
   bool idle() const { return sequences_.empty(); }
@@ -79,29 +97,50 @@ class Scheduler {
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t num_preemptions() const { return num_preemptions_; }
+  // Prompt tokens of all sequences that were admitted and may share, and how many of them were
+  // found.
+  int64_t num_prefix_queries() const { return num_prefix_queries_; }
+  int64_t num_prefix_hits() const { return num_prefix_hits_; }
   const BlockPool& blocks() const { return blocks_; }
 
   // CHECKs that queues, block tables and the pool agree; for tests.
   void CheckInvariants() const;
 
  private:
+  struct MoreUrgent {
+    bool operator()(const Sequence* a, const Sequence* b) const {
+      return a->priority != b->priority ? a->priority > b->priority : a->arrival < b->arrival;
+    }
+  };
+  using Queue = absl::btree_set<Sequence*, MoreUrgent>;
+  struct Prefix {
+    std::vector<int32_t> blocks;
+    BlockPool::Content content = BlockPool::kNothing;
+  };
+
   int64_t MaxSequencesPerPlan() const;
   int64_t BlocksFor(int64_t num_tokens) const;
+  Prefix FindPrefix(const Sequence& sequence, int64_t max_tokens) const;
+  bool TakeBlocks(Sequence* sequence);
+  void PublishFullBlocks(Sequence* sequence);
   bool GrowOrPreempt(Sequence* sequence);
   void ScheduleDecodes(StepPlan* plan);
   void SchedulePrompts(StepPlan* plan);
   void AdmitWaiting(StepPlan* plan);
-  void PreemptNewest();
+  void PreemptLeastUrgent();
   void AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
   void AddSample(const Sequence& sequence, StepPlan* plan);
 
   const SchedulerOptions options_;
   BlockPool blocks_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // owns all live ones
-  std::deque<Sequence*> waiting_;                                       // in order of arrival
-  std::vector<Sequence*> running_;  // in order of arrival; all their needed tokens have blocks
+  Queue waiting_;
+  Queue running_;  // all their needed tokens have blocks
   bool preempted_this_step_ = false;
   int64_t num_preemptions_ = 0;
+  int64_t num_prefix_queries_ = 0;
+  int64_t num_prefix_hits_ = 0;
+  uint64_t next_arrival_ = 0;
   uint64_t next_step_id_ = 0;
   // Tables of the plan being made, before they are laid out with a common width.
   std::vector<const Sequence*> planned_;

@@ -204,6 +204,7 @@ class NaivePool {
   void Unpublish(int32_t block) {
     const int64_t publication = Of(block);
     if (publication >= 0) publications_[publication].live = false;
+    cached_.remove(block);
   }
   int64_t Find(const CacheRoot& root, int64_t before, const Table& prefix) const {
     for (size_t i = 0; i < publications_.size(); ++i) {
@@ -246,7 +247,7 @@ class Actor {
     Sequence& sequence = sequences_[random_() % sequences_.size()];
     switch (random_() % 8) {
       case 0:
-        if (random_() % 4 == 0) Forget(&sequence);
+        if (random_() % 4 == 0) Forget(sequence);
         [[fallthrough]];
       case 1:
         naive_.Free(sequence.table);
@@ -271,6 +272,7 @@ class Actor {
   int64_t num_evictions() const { return pool_.num_evictions(); }
 
  private:
+  static constexpr size_t kBlockSize = 2;
   struct Sequence {
     CacheRoot root;
     Table table;
@@ -288,7 +290,6 @@ class Actor {
   }
 
   bool GrowByOne(Sequence* sequence) {
-    constexpr size_t kBlockSize = 2;
     Table tokens(kBlockSize);
     for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % 2);
     Table prefix = sequence->tokens;
@@ -324,9 +325,19 @@ class Actor {
     return true;
   }
 
-  void Forget(Sequence* sequence) {
-    pool_.Unpublish(sequence->table);
-    for (int32_t block : sequence->table) naive_.Unpublish(block);
+  // All that can be found of its tokens, whoever holds it.
+  void Forget(const Sequence& sequence) {
+    BlockPool::Content content = BlockPool::kNothing;
+    Table found;
+    for (size_t end = kBlockSize; end <= sequence.tokens.size(); end += kBlockSize) {
+      const auto [block, next] =
+          pool_.Find(sequence.root, content, {&sequence.tokens[end - kBlockSize], kBlockSize});
+      if (block < 0) break;
+      found.push_back(block);
+      content = next;
+    }
+    pool_.Unpublish(found);
+    for (int32_t block : found) naive_.Unpublish(block);
   }
 
   std::mt19937_64 random_;
