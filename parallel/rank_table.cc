@@ -25,7 +25,8 @@ double RankStatus::bubble_share() const {
   return absl::FDivDuration(waiting(), in_flight);
 }
 
-RankTable::RankTable(const ParallelConfig& parallel) : ranks_(parallel.world_size()) {
+RankTable::RankTable(const ParallelConfig& parallel)
+    : num_ranks_(parallel.world_size()), ranks_(parallel.world_size()) {
   for (int rank = 0; rank < parallel.world_size(); ++rank) {
     const Topology topology(parallel, rank);
     ranks_[rank].rank = rank;

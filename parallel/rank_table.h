@@ -45,6 +45,7 @@ class RankTable {
   void PlanDone();
 
   // --- Who asks. ---
+  int num_ranks() const { return num_ranks_; }
   std::vector<RankStatus> Read() const;
   RankStatus Read(int rank) const;
   struct OldestPlan {
@@ -60,6 +61,7 @@ class RankTable {
   };
   int64_t InFlightNs(int64_t now_ns) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  const int num_ranks_;
   mutable Mutex mutex_;
   std::vector<RankStatus> ranks_ ABSL_GUARDED_BY(mutex_);
   std::deque<Plan> plans_ ABSL_GUARDED_BY(mutex_);         // oldest first
