@@ -25,6 +25,21 @@ struct ServeFlags {
   EngineFlags engine;
   std::string listen = "127.0.0.1:50051";
   int64_t drain_timeout = 30;
+  RpcServerOptions rpc;
+
+  void AddTo(FlagSet* flags) {
+    engine.AddTo(flags);
+    flags->Add("listen", &listen, "HOST:PORT of rank 0's gRPC server; port 0 takes a free one");
+    flags->Add("drain_timeout", &drain_timeout, "seconds that running requests get to finish");
+    flags->Add("tls_cert", &rpc.security.tls_cert,
+               "TLS: PEM file of the server's certificate chain; read again when it changes");
+    flags->Add("tls_key", &rpc.security.tls_key, "TLS: PEM file of its private key");
+    flags->Add("tls_client_ca", &rpc.security.tls_client_ca,
+               "mTLS: PEM file of whom a client's certificate must be signed by");
+    flags->Add("api_key_file", &rpc.security.api_key_file,
+               "file of the keys that clients may show, one a line; read again when it changes");
+    flags->Add("max_message_bytes", &rpc.max_message_bytes, "of a request or an event, at most");
+  }
 };
 
 // How long a client may take to read the end of its stream once the engine has stopped.
@@ -42,7 +57,7 @@ class Frontend {
     ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(flags.engine.model.model));
     engine_ = std::make_unique<Engine>(setup.engine, tokenizer_.get());
     server_ = std::make_unique<RpcServer>(*engine_);
-    RETURN_IF_ERROR(server_->Start(flags.listen));
+    RETURN_IF_ERROR(server_->Start(flags.listen, flags.rpc));
     drain_timeout_ = absl::Seconds(flags.drain_timeout);
     watcher_ = std::make_unique<SignalWatcher>([this](int number) { Drain(number); });
     return absl::OkStatus();
@@ -123,9 +138,7 @@ absl::Status ServeCommand(const Arguments& arguments) {
       "polystrate serve: one rank of an engine behind gRPC; alone or under mpirun -np TP*PP.\n"
       "SIGTERM or SIGINT at rank 0, or SIGUSR1 at mpirun, drains it; a second signal stops it "
       "now.");
-  flags.engine.AddTo(&set);
-  set.Add("listen", &flags.listen, "HOST:PORT of rank 0's gRPC server; port 0 takes a free one");
-  set.Add("drain_timeout", &flags.drain_timeout, "seconds that running requests get to finish");
+  flags.AddTo(&set);
   RETURN_IF_ERROR(set.Parse(arguments));
   if (set.help_requested()) {
     std::fputs(set.Help().c_str(), stdout);

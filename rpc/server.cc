@@ -1,6 +1,7 @@
 #include "rpc/server.h"
 
 #include <cstdio>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -11,11 +12,16 @@
 namespace polystrate {
 namespace {
 
-constexpr int kMaxMessageBytes = 64 << 20;
+void SetLimits(grpc::ServerBuilder* builder, int64_t max_message_bytes) {
+  builder->SetMaxReceiveMessageSize(static_cast<int>(max_message_bytes));
+  builder->SetMaxSendMessageSize(static_cast<int>(max_message_bytes));
+  // What a connection may have open; a client's next call waits there for one to end.
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 8192);
+  // Twice gRPC's: a gateway's tokens are long. It is for all of a call's metadata together.
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 << 10);
+}
 
 void SetChannelArguments(grpc::ServerBuilder* builder) {
-  builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
-  builder->SetMaxSendMessageSize(kMaxMessageBytes);
   // Two servers on a port would share its clients by chance.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // A peer that vanished without a word is noticed within 40 s, streams or none.
@@ -27,20 +33,46 @@ void SetChannelArguments(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
 }
 
+absl::Status CheckMessageBytes(int64_t bytes) {
+  if (bytes >= 1024 && bytes <= std::numeric_limits<int>::max()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--max_message_bytes is ", bytes, "; it must be 1024 to ", std::numeric_limits<int>::max()));
+}
+
+// Of a port that other machines can reach.
+void WarnOfOpenDoor(const std::string& address, const ServerSecurity& security) {
+  if (security.tls_cert.empty()) {
+    std::fprintf(stderr,
+                 "warning: %s can be reached from other machines in plaintext, so prompts, answers "
+                 "and keys can be read on the way; give --tls_cert and --tls_key, or keep it to a "
+                 "network you trust\n",
+                 address.c_str());
+  }
+  if (security.api_key_file.empty() && security.tls_client_ca.empty()) {
+    std::fprintf(stderr,
+                 "warning: %s can be reached from other machines by anyone; give --api_key_file or "
+                 "--tls_client_ca, or keep it to a network you trust\n",
+                 address.c_str());
+  }
+}
+
 }  // namespace
 
 RpcServer::RpcServer(Engine& engine) : inference_(engine), control_(engine) {}
 
 RpcServer::~RpcServer() { Shutdown(absl::Now()); }
 
-absl::Status RpcServer::Start(const std::string& address) {
+absl::Status RpcServer::Start(const std::string& address, const RpcServerOptions& options) {
+  RETURN_IF_ERROR(CheckMessageBytes(options.max_message_bytes));
   ASSIGN_OR_RETURN(const ListenAddress listen, CheckListenAddress(address));
+  ASSIGN_OR_RETURN(const auto credentials, CreateServerCredentials(options.security));
   // Both are process-wide switches that the builder reads.
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
+  SetLimits(&builder, options.max_message_bytes);
   SetChannelArguments(&builder);
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+  builder.AddListeningPort(address, credentials, &port_);
   builder.RegisterService(&inference_);
   builder.RegisterService(&control_);
   server_ = builder.BuildAndStart();
@@ -48,12 +80,7 @@ absl::Status RpcServer::Start(const std::string& address) {
     server_.reset();
     return absl::UnavailableError(absl::StrCat("gRPC cannot listen on ", address));
   }
-  if (!listen.loopback) {
-    std::fprintf(stderr,
-                 "warning: %s can be reached from other machines, in plaintext and by anyone; keep "
-                 "it to a network you trust\n",
-                 address.c_str());
-  }
+  if (!listen.loopback) WarnOfOpenDoor(address, options.security);
   SetServing(false);
   return absl::OkStatus();
 }

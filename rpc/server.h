@@ -1,6 +1,7 @@
 // RpcServer: an engine's gRPC face: Inference, Control, grpc.health.v1 and reflection on one port.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -10,8 +11,14 @@
 #include "grpcpp/grpcpp.h"
 #include "rpc/control_service.h"
 #include "rpc/inference_service.h"
+#include "rpc/server_credentials.h"
 
 namespace polystrate {
+
+struct RpcServerOptions {
+  ServerSecurity security;
+  int64_t max_message_bytes = 64 << 20;  // of one request or event; 1 KiB to 2 GiB - 1
+};
 
 class RpcServer {
  public:
@@ -21,8 +28,9 @@ class RpcServer {
 
   // `address` is HOST:PORT; port 0 takes a free one. Answers from then on, NOT_SERVING at first.
   // INVALID_ARGUMENT for an address that is none or not this machine's; UNAVAILABLE when the port
-  // is in use. Plaintext: warns when others than this machine can reach it.
-  absl::Status Start(const std::string& address);
+  // is in use; what CreateServerCredentials finds wrong. Warns when others than this machine can
+  // reach it and it is in plaintext or open to all.
+  absl::Status Start(const std::string& address, const RpcServerOptions& options = {});
   int port() const { return port_; }
 
   // What grpc.health.v1 says, of the whole server and of each service. The first `true` also lets

@@ -42,7 +42,8 @@ inline TinyModelSpec ServedModel() {
 
 class ServedEngine {
  public:
-  explicit ServedEngine(const TinyModelSpec& spec = ServedModel(), int64_t num_blocks = 4096) {
+  explicit ServedEngine(const TinyModelSpec& spec = ServedModel(), int64_t num_blocks = 4096,
+                        const RpcServerOptions& rpc = {}) {
     WriteTinyModel(dir_.path(), spec);
     tokenizer_ = *Tokenizer::ReadFile(POLYSTRATE_SOURCE_DIR "/models/demo/tokenizer.json");
     const ModelConfig config = *ReadModelConfig(dir_.path());
@@ -63,7 +64,7 @@ class ServedEngine {
     stage_ = *PipelineStage::Create({topology_, stream_, groups_}, config, whole,
                                     std::move(weights), stage);
     server_ = std::make_unique<RpcServer>(*engine_);
-    EXPECT_TRUE(server_->Start("127.0.0.1:0").ok());
+    EXPECT_TRUE(server_->Start("127.0.0.1:0", rpc).ok());
     channel_ = Connect();
     inference_ = pb::Inference::NewStub(channel_);
     control_ = pb::Control::NewStub(channel_);

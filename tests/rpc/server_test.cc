@@ -8,6 +8,7 @@
 #include "health.grpc.pb.h"
 #include "rpc/listen_address.h"
 #include "tests/rpc/served_engine.h"
+#include "tests/testing/expect_status.h"
 
 namespace polystrate {
 namespace {
@@ -142,6 +143,58 @@ TEST(ServerTest, TakesMessagesOfManyMegabytes) {
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_NE(answer.status.error_message().find("context"), std::string::npos)
       << answer.status.error_message();
+}
+
+TEST(ServerTest, MessagesAboveTheLimitAreRefused) {
+  RpcServerOptions options;
+  options.max_message_bytes = 4096;
+  ServedEngine served(ServedModel(), 4096, options);
+  served.Run();
+  pb::GenerateRequest request = GreedyRequest(1);
+  request.mutable_token_ids()->mutable_ids()->Resize(4000, 100);
+  EXPECT_EQ(Ask(served.inference(), request).status.error_code(), grpc::StatusCode::OK);
+  request.mutable_token_ids()->mutable_ids()->Resize(4200, 100);
+  const Answer answer = Ask(served.inference(), request);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(answer.events.empty());
+  EXPECT_TRUE(served.BecomesIdle());
+
+  Engine other(served.engine().options(), nullptr);
+  for (const int64_t bytes : {int64_t{0}, int64_t{1023}, int64_t{1} << 31}) {
+    options.max_message_bytes = bytes;
+    EXPECT_TRUE(Fails(RpcServer(other).Start("127.0.0.1:0", options),
+                      absl::StatusCode::kInvalidArgument, "--max_message_bytes"));
+  }
+}
+
+TEST(ServerTest, MetadataAboveTheLimitIsRefused) {
+  ServedEngine served;
+  served.Run();
+  const auto status_with = [&served](size_t bytes) {
+    grpc::ClientContext context;
+    context.AddMetadata("x-long", std::string(bytes, 'x'));
+    pb::LoadInfo load;
+    // A connection each: gRPC may close the one on which it met too much.
+    const auto control = pb::Control::NewStub(served.Connect());
+    return control->GetLoad(&context, pb::GetLoadRequest(), &load).error_code();
+  };
+  EXPECT_EQ(status_with(15 << 10), grpc::StatusCode::OK);
+  EXPECT_EQ(status_with(17 << 10), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status_with(10), grpc::StatusCode::OK);
+}
+
+TEST(ServerTest, WarnsOfAPortThatIsOpenToOthers) {
+  ServedEngine served;
+  Engine other(served.engine().options(), nullptr);
+  testing::internal::CaptureStderr();
+  EXPECT_TRUE(RpcServer(other).Start("127.0.0.1:0").ok());
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  testing::internal::CaptureStderr();
+  EXPECT_TRUE(RpcServer(other).Start("0.0.0.0:0").ok());
+  const std::string warnings = testing::internal::GetCapturedStderr();
+  for (const char* part : {"plaintext", "--tls_cert", "by anyone", "--api_key_file"}) {
+    EXPECT_NE(warnings.find(part), std::string::npos) << warnings;
+  }
 }
 
 }  // namespace
