@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -37,7 +38,7 @@ Engine::Engine(const EngineOptions& options, const Tokenizer* tokenizer)
 Engine::~Engine() = default;
 
 absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
-  ASSIGN_OR_RETURN(const int64_t max_tokens, Admit(request, options_));
+  ASSIGN_OR_RETURN(const int64_t max_tokens, Admit(request, options_, tokenizer_ != nullptr));
   const uint64_t id = next_id_++;
   if (request.request_id.empty()) request.request_id = absl::StrCat("polystrate-", id);
   auto live = std::make_unique<LiveRequest>(id, std::move(request), max_tokens, sink, tokenizer_,
@@ -169,7 +170,10 @@ void Engine::Commit(const StepResult& result) {
     CommitScore(score, candidates.first(score.num_candidates));
     candidates.remove_prefix(score.num_candidates);
   }
-  for (const SampledToken& sample : result.samples) CommitSample(sample);
+  for (const SampledToken& sample : result.samples) {
+    CommitSample(sample, candidates.first(sample.num_candidates));
+    candidates.remove_prefix(sample.num_candidates);
+  }
 }
 
 void Engine::CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb> candidates) {
@@ -180,11 +184,15 @@ void Engine::CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb
   if (live->nothing_to_do()) EndOutput(*live, 0, {.reason = FinishReason::kLength});
 }
 
-void Engine::CommitSample(const SampledToken& sample) {
+void Engine::CommitSample(const SampledToken& sample, absl::Span<const TokenLogProb> candidates) {
   LiveRequest* live = Find(RequestOf(sample.sequence_id));
   if (live == nullptr) return;
   if (sample.token_id < 0) {
-    return Fail(live->id(), absl::InternalError("the model gave logits that are not finite"));
+    return Fail(live->id(),
+                absl::InternalError(std::isnan(sample.logprob)
+                                        ? "the model gave logits that are not finite"
+                                        : "min_tokens leaves no token: those that do not stop the "
+                                          "output have no probability"));
   }
   if (!scheduler_->Append(sample.sequence_id, sample.position, sample.token_id)) return;
   const int32_t output = OutputOf(sample.sequence_id);
@@ -193,7 +201,8 @@ void Engine::CommitSample(const SampledToken& sample) {
       scheduler_->Add(live->MakeSequence(other));
     }
   }
-  if (auto end = live->AddToken(output, sample)) EndOutput(*live, output, *std::move(end));
+  if (auto end = live->AddToken(output, sample, candidates))
+    EndOutput(*live, output, *std::move(end));
 }
 
 // `live` is gone afterwards if this was its last output.

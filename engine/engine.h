@@ -97,7 +97,7 @@ class Engine {
   LiveRequest* Find(uint64_t id);  // by its own id, not a sequence's
   void Commit(const StepResult& result);
   void CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb> candidates);
-  void CommitSample(const SampledToken& sample);
+  void CommitSample(const SampledToken& sample, absl::Span<const TokenLogProb> candidates);
   void EndOutput(LiveRequest& live, int32_t output, Finished end);
   void Fail(uint64_t id, const absl::Status& status);
   std::unique_ptr<LiveRequest> Release(uint64_t id);

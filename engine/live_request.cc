@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <utility>
 
@@ -49,16 +50,39 @@ RequestUsage LiveRequest::usage() const {
   return usage;
 }
 
-std::unique_ptr<Sequence> LiveRequest::MakeSequence(int32_t output) const {
+SampleRow LiveRequest::MakeSampleRow(int32_t output) const {
+  using Float = std::numeric_limits<float>;
   const SamplingParams& sampling = request_.sampling;
+  SampleRow row;
+  row.temperature = static_cast<float>(sampling.temperature);
+  row.top_k = std::max(sampling.top_k, 0);
+  row.top_p = static_cast<float>(sampling.top_p);
+  row.seed = seed_ + static_cast<uint64_t>(output);
+  row.min_p = static_cast<float>(sampling.min_p);
+  row.repetition_penalty = static_cast<float>(
+      std::clamp<double>(sampling.repetition_penalty, Float::min(), Float::max()));
+  row.frequency_penalty = static_cast<float>(sampling.frequency_penalty);
+  row.presence_penalty = static_cast<float>(sampling.presence_penalty);
+  if (request_.output_logprobs) {
+    row.num_candidates = static_cast<int32_t>(request_.output_candidates);
+  }
+  return row;
+}
+
+std::unique_ptr<Sequence> LiveRequest::MakeSequence(int32_t output) const {
   auto sequence = std::make_unique<Sequence>();
   sequence->id = SequenceId(id_, output);
   sequence->tokens = request_.prompt;
   sequence->prompt_len = num_prompt_tokens();
-  sequence->sampling.temperature = static_cast<float>(sampling.temperature);
-  sequence->sampling.top_k = std::max(sampling.top_k, 0);
-  sequence->sampling.top_p = static_cast<float>(sampling.top_p);
-  sequence->sampling.seed = seed_ + static_cast<uint64_t>(output);
+  sequence->sampling = MakeSampleRow(output);
+  if (request_.min_tokens > 0) {
+    sequence->biases_end = num_prompt_tokens() + request_.min_tokens;
+    const auto ban = [&](int32_t id) {
+      sequence->biases.push_back({id, -std::numeric_limits<float>::infinity()});
+    };
+    if (!request_.ignore_eos) absl::c_for_each(eos_token_ids_, ban);
+    absl::c_for_each(request_.stop_token_ids, ban);
+  }
   sequence->sample = max_tokens_ > 0;
   if (output == 0) {
     sequence->score_begin = num_prompt_tokens() - num_unscored_;
@@ -83,14 +107,19 @@ void LiveRequest::TellKnownScores() {
   if (request_.prompt_logprobs && num_unscored_ == 0) sink_->OnPrompt(prompt_scores_);
 }
 
-std::optional<Finished> LiveRequest::AddToken(int32_t index, const SampledToken& sample) {
+std::optional<Finished> LiveRequest::AddToken(int32_t index, const SampledToken& sample,
+                                              absl::Span<const TokenLogProb> candidates) {
   Output& output = outputs_[index];
   ++output.num_tokens;
   const int32_t id = sample.token_id;
   const bool eos = !request_.ignore_eos && absl::c_linear_search(eos_token_ids_, id);
   const bool stop = output.num_tokens > request_.min_tokens &&
                     (eos || absl::c_linear_search(request_.stop_token_ids, id));
-  TokenInfo token{.output_index = index, .token_id = id, .logprob = sample.logprob};
+  TokenInfo token{.output_index = index,
+                  .token_id = id,
+                  .logprob = sample.logprob,
+                  .rank = sample.rank,
+                  .candidates = candidates};
   std::optional<std::string> stop_text;
   if (output.detokenizer != nullptr && (!stop || request_.include_stop_in_output)) {
     token.text = output.detokenizer->Append(id);

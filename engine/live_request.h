@@ -58,7 +58,8 @@ class LiveRequest {
   void TellKnownScores();
   // The output's next token, which the sink is told. What ends the output, if anything does: then
   // the caller goes on with End().
-  std::optional<Finished> AddToken(int32_t output, const SampledToken& sample);
+  std::optional<Finished> AddToken(int32_t output, const SampledToken& sample,
+                                   absl::Span<const TokenLogProb> candidates);
   // Ends an output. What is to be told to the sink: `end` with the text that was held back and, if
   // it was the last output, usage.
   Finished End(int32_t output, Finished end);
@@ -70,6 +71,8 @@ class LiveRequest {
     std::unique_ptr<Detokenizer> detokenizer;  // null without a tokenizer
     StopTextMatcher stop_texts;
   };
+
+  SampleRow MakeSampleRow(int32_t output) const;
 
   const uint64_t id_;
   const GenerationRequest request_;

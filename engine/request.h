@@ -1,6 +1,7 @@
 // A generation request and what comes back for it, in the engine's own words (rpc/ translates).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -13,6 +14,11 @@
 #include "kernels/ops.h"
 
 namespace polystrate {
+
+// What bounds the work that a token's stops can be.
+inline constexpr size_t kMaxStopTokenIds = 1024;
+inline constexpr size_t kMaxStopTexts = 64;
+inline constexpr size_t kMaxStopTextBytes = 1024;
 
 struct SamplingParams {
   double temperature = 1.0;  // [0, 2]; below 1e-5 is greedy
@@ -33,7 +39,9 @@ struct GenerationRequest {
   std::string request_id;  // unique among live requests; empty: the engine makes one
   std::vector<int32_t> prompt;
   SamplingParams sampling;
-  int32_t num_sequences = 1;  // outputs, which share the prompt's blocks
+  // Outputs, which share the prompt's blocks. [1, EngineOptions::max_num_seqs], so that they run
+  // side by side.
+  int32_t num_sequences = 1;
   // Of each output. Absent: whatever is left of the context or fits the KV cache. 0 is allowed with
   // prompt_logprobs alone; the prompt may then have one token more than the context, as its last is
   // not computed.
@@ -41,8 +49,10 @@ struct GenerationRequest {
   // Before an output has so many neither its end of sequence nor a stop of the client's is drawn or
   // looked for. [0, max_tokens]
   int64_t min_tokens = 0;
-  std::vector<int32_t> stop_token_ids;  // besides the model's own end of sequence
-  std::vector<std::string> stop_texts;  // UTF-8, not empty; need a tokenizer
+  // Besides the model's own end of sequence; in the vocabulary, kMaxStopTokenIds at most.
+  std::vector<int32_t> stop_token_ids;
+  // UTF-8, not empty, kMaxStopTexts of kMaxStopTextBytes at most; need a tokenizer.
+  std::vector<std::string> stop_texts;
   bool include_stop_in_output = false;  // the text ends with the stop, otherwise before it
   bool ignore_eos = false;
   // Asks for TokenSink::OnPrompt, about the prompt's tokens from prompt_logprob_start on. What
@@ -50,7 +60,9 @@ struct GenerationRequest {
   bool prompt_logprobs = false;
   int64_t prompt_logprob_start = 0;  // [0, prompt.size())
   int64_t prompt_candidates = 0;     // likeliest tokens told at each, [0, kMaxCandidates]
-  int64_t output_candidates = 0;     // the same at each token of the output
+  // Asks for the rank of each token of the output; its log-probability is always told.
+  bool output_logprobs = false;
+  int64_t output_candidates = 0;     // likeliest tokens told at each, [0, kMaxCandidates]
   bool bypass_prefix_cache = false;  // compute the prompt, whatever the cache holds
   std::string cache_salt;            // blocks are shared among requests of one salt only
   int32_t priority = 0;              // higher is more urgent

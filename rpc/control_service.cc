@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "engine/admission.h"
 #include "kernels/core/status.h"
 #include "rpc/convert.h"
 #include "rpc/grpc_status.h"
@@ -28,16 +29,19 @@ std::string RandomInstanceId() {
   return absl::StrFormat("%08x%08x", device(), device());
 }
 
-void FillGeneration(pb::GenerationCapabilities* generation) {
-  pb::LogprobCapabilities& prompt = *generation->mutable_prompt_logprobs();
-  prompt.set_supported(true);
-  prompt.add_candidate_selection_modes(pb::CANDIDATE_TOKEN_SELECTION_MODE_TOP_N);
-  prompt.set_max_top_n(kMaxCandidates);
-  generation->mutable_output_logprobs()->set_supported(true);
+void FillLogprobs(pb::LogprobCapabilities* logprobs) {
+  logprobs->set_supported(true);
+  logprobs->add_candidate_selection_modes(pb::CANDIDATE_TOKEN_SELECTION_MODE_TOP_N);
+  logprobs->set_max_top_n(kMaxCandidates);
+}
+
+void FillGeneration(const EngineOptions& options, pb::GenerationCapabilities* generation) {
+  FillLogprobs(generation->mutable_prompt_logprobs());
+  FillLogprobs(generation->mutable_output_logprobs());
   generation->mutable_guided_decoding()->set_supported(false);
-  generation->set_max_num_sequences(1);
+  generation->set_max_num_sequences(static_cast<uint32_t>(MaxNumSequences(options)));
   generation->set_supports_priority(false);
-  generation->set_supports_stop_in_output(false);
+  generation->set_supports_stop_in_output(true);
   generation->set_supports_cache_salt(false);
   generation->set_supports_prefix_cache_bypass(false);
 }
@@ -124,7 +128,7 @@ grpc::ServerUnaryReactor* ControlService::GetModelInfo(grpc::CallbackServerConte
   response->set_max_output_tokens(static_cast<uint32_t>(options.max_model_len - 1));
   response->set_supports_text_input(engine_.tokenizer() != nullptr);
   response->set_supports_token_ids_input(true);
-  FillGeneration(response->mutable_generation());
+  FillGeneration(options, response->mutable_generation());
   response->set_supports_lora(false);
   response->set_supports_multimodal(false);
   return Reply(context, absl::OkStatus());

@@ -33,74 +33,25 @@ absl::Status FirstUnsupported(const FieldCheck (&checks)[n]) {
   return absl::OkStatus();
 }
 
-absl::Status CheckSampling(const pb::SamplingParams& sampling) {
-  if (sampling.has_num_sequences() && sampling.num_sequences() == 0) {
-    return absl::InvalidArgumentError("sampling.num_sequences is 0; it must be at least 1");
-  }
-  return FirstUnsupported({
-      {sampling.has_min_p() && sampling.min_p() != 0.0, "sampling.min_p"},
-      {sampling.has_frequency_penalty() && sampling.frequency_penalty() != 0.0,
-       "sampling.frequency_penalty"},
-      {sampling.has_presence_penalty() && sampling.presence_penalty() != 0.0,
-       "sampling.presence_penalty"},
-      {sampling.has_repetition_penalty() && sampling.repetition_penalty() != 1.0,
-       "sampling.repetition_penalty other than 1"},
-      {sampling.has_num_sequences() && sampling.num_sequences() != 1,
-       "sampling.num_sequences above 1"},
-  });
-}
-
-absl::Status CheckStopping(const pb::StoppingOptions& stopping) {
-  for (const pb::StopCondition& condition : stopping.conditions()) {
-    if (condition.condition_case() == pb::StopCondition::kStopText) {
-      return Unsupported("stopping.conditions.stop_text");
-    }
-    if (condition.condition_case() == pb::StopCondition::CONDITION_NOT_SET) {
-      return absl::InvalidArgumentError(
-          "stopping.conditions has an element without stop_text or stop_token_id");
-    }
-  }
-  return FirstUnsupported({
-      {stopping.min_tokens() != 0, "stopping.min_tokens"},
-      {stopping.include_stop_in_output(), "stopping.include_stop_in_output"},
-  });
-}
-
-// How many of the likeliest tokens are asked for at each token of the prompt.
-absl::StatusOr<int64_t> TopN(const pb::CandidateTokenSelection& selection) {
+// How many of the likeliest tokens are asked for at each token.
+absl::StatusOr<int64_t> TopN(const char* field, const pb::CandidateTokenSelection& selection) {
   switch (selection.selection_case()) {
     case pb::CandidateTokenSelection::kTopN:
       return selection.top_n();
     case pb::CandidateTokenSelection::kTokenIds:
-      return Unsupported("response.prompt_candidates.token_ids");
+      return Unsupported(absl::StrCat(field, ".token_ids"));
     case pb::CandidateTokenSelection::kAll:
-      return Unsupported("response.prompt_candidates.all");
+      return Unsupported(absl::StrCat(field, ".all"));
     case pb::CandidateTokenSelection::SELECTION_NOT_SET:
       break;
   }
   return 0;
 }
 
-bool AsksForCandidates(const pb::CandidateTokenSelection& selection) {
-  switch (selection.selection_case()) {
-    case pb::CandidateTokenSelection::kTopN:
-      return selection.top_n() > 0;
-    case pb::CandidateTokenSelection::kTokenIds:
-      return selection.token_ids().ids_size() > 0;
-    case pb::CandidateTokenSelection::kAll:
-      return true;
-    case pb::CandidateTokenSelection::SELECTION_NOT_SET:
-      return false;
-  }
-  return true;
-}
-
 absl::Status CheckRest(const pb::GenerateRequest& wire) {
-  const pb::ResponseOptions& response = wire.response();
   const bool guided = wire.guided().guide_case() != pb::GuidedDecoding::GUIDE_NOT_SET ||
                       !wire.guided().backend().empty();
   return FirstUnsupported({
-      {AsksForCandidates(response.output_candidates()), "response.output_candidates"},
       {wire.kv().has_session(), "kv.session"},
       {wire.kv().bypass_prefix_cache(), "kv.bypass_prefix_cache"},
       {!wire.kv().cache_salt().empty(), "kv.cache_salt"},
@@ -152,8 +103,61 @@ SamplingParams Sampling(const pb::SamplingParams& wire) {
   if (wire.has_temperature()) sampling.temperature = wire.temperature();
   if (wire.has_top_p()) sampling.top_p = wire.top_p();
   if (wire.has_top_k()) sampling.top_k = wire.top_k();
+  if (wire.has_min_p()) sampling.min_p = wire.min_p();
+  if (wire.has_frequency_penalty()) sampling.frequency_penalty = wire.frequency_penalty();
+  if (wire.has_presence_penalty()) sampling.presence_penalty = wire.presence_penalty();
+  if (wire.has_repetition_penalty()) sampling.repetition_penalty = wire.repetition_penalty();
   if (wire.has_seed()) sampling.seed = wire.seed();
   return sampling;
+}
+
+absl::Status ReadStopping(const pb::StoppingOptions& wire, GenerationRequest* request) {
+  if (wire.has_max_tokens()) request->max_tokens = wire.max_tokens();
+  request->min_tokens = wire.min_tokens();
+  for (const pb::StopCondition& condition : wire.conditions()) {
+    switch (condition.condition_case()) {
+      case pb::StopCondition::kStopText:
+        request->stop_texts.push_back(condition.stop_text());
+        break;
+      case pb::StopCondition::kStopTokenId: {
+        ASSIGN_OR_RETURN(request->stop_token_ids.emplace_back(),
+                         TokenId(condition.stop_token_id(), "stopping.conditions.stop_token_id:"));
+        break;
+      }
+      case pb::StopCondition::CONDITION_NOT_SET:
+        return absl::InvalidArgumentError(
+            "stopping.conditions has an element without stop_text or stop_token_id");
+    }
+  }
+  request->include_stop_in_output = wire.include_stop_in_output();
+  request->ignore_eos = wire.ignore_eos();
+  return absl::OkStatus();
+}
+
+absl::Status ReadResponse(const pb::ResponseOptions& wire, GenerationRequest* request) {
+  request->prompt_logprobs = wire.return_prompt_logprobs();
+  request->prompt_logprob_start = wire.prompt_logprob_start();
+  ASSIGN_OR_RETURN(request->prompt_candidates,
+                   TopN("response.prompt_candidates", wire.prompt_candidates()));
+  request->output_logprobs = wire.return_output_logprobs();
+  ASSIGN_OR_RETURN(request->output_candidates,
+                   TopN("response.output_candidates", wire.output_candidates()));
+  return absl::OkStatus();
+}
+
+// What is told of a token of prompt or output; rank 0: nothing.
+void TellScore(float logprob, int32_t rank, absl::Span<const TokenLogProb> candidates,
+               pb::TokenInfo* wire) {
+  if (rank == 0) return;
+  wire->set_logprob(logprob);
+  wire->set_rank(static_cast<uint32_t>(rank));
+  uint32_t candidate_rank = 0;
+  for (const TokenLogProb& candidate : candidates) {
+    pb::LogProb& likely = *wire->add_candidates();
+    likely.set_token_id(static_cast<uint32_t>(candidate.token_id));
+    likely.set_logprob(candidate.logprob);
+    likely.set_rank(++candidate_rank);
+  }
 }
 
 pb::ErrorCode WireErrorCode(absl::StatusCode code) {
@@ -200,31 +204,26 @@ absl::StatusCode StatusCodeOf(pb::ErrorCode code) {
 
 }  // namespace
 
-absl::StatusOr<GenerateCall> FromWire(const pb::GenerateRequest& wire, const std::string& model_id,
-                                      const Tokenizer* tokenizer) {
+absl::StatusOr<GenerationRequest> FromWire(const pb::GenerateRequest& wire,
+                                           const std::string& model_id,
+                                           const Tokenizer* tokenizer) {
   RETURN_IF_ERROR(CheckRequestId(wire.request_id()));
   RETURN_IF_ERROR(CheckModel(wire.model(), model_id));
-  RETURN_IF_ERROR(CheckSampling(wire.sampling()));
-  RETURN_IF_ERROR(CheckStopping(wire.stopping()));
   RETURN_IF_ERROR(CheckRest(wire));
 
-  GenerateCall call;
-  GenerationRequest& request = call.request;
+  GenerationRequest request;
   request.request_id = wire.request_id();
   request.sampling = Sampling(wire.sampling());
-  if (wire.stopping().has_max_tokens()) request.max_tokens = wire.stopping().max_tokens();
-  for (const pb::StopCondition& condition : wire.stopping().conditions()) {
-    ASSIGN_OR_RETURN(request.stop_token_ids.emplace_back(),
-                     TokenId(condition.stop_token_id(), "stopping.conditions.stop_token_id:"));
+  if (wire.sampling().has_num_sequences()) {
+    // What 32 bits do not hold is as far out of range as their largest number.
+    request.num_sequences = static_cast<int32_t>(
+        std::min<uint32_t>(wire.sampling().num_sequences(), std::numeric_limits<int32_t>::max()));
   }
-  request.ignore_eos = wire.stopping().ignore_eos();
-  request.prompt_logprobs = wire.response().return_prompt_logprobs();
-  request.prompt_logprob_start = wire.response().prompt_logprob_start();
-  ASSIGN_OR_RETURN(request.prompt_candidates, TopN(wire.response().prompt_candidates()));
-  call.output_logprobs = wire.response().return_output_logprobs();
+  RETURN_IF_ERROR(ReadStopping(wire.stopping(), &request));
+  RETURN_IF_ERROR(ReadResponse(wire.response(), &request));
   // Last, as it is the only step that takes time.
   ASSIGN_OR_RETURN(request.prompt, Prompt(wire, tokenizer));
-  return call;
+  return request;
 }
 
 absl::Status CheckModel(const std::string& model, const std::string& model_id) {
@@ -233,24 +232,15 @@ absl::Status CheckModel(const std::string& model, const std::string& model_id) {
                                           "\" is not served here; \"", model_id, "\" is"));
 }
 
-void ToWire(const TokenInfo& token, bool with_logprob, pb::TokenInfo* wire) {
+void ToWire(const TokenInfo& token, pb::TokenInfo* wire) {
   wire->set_token_id(static_cast<uint32_t>(token.token_id));
   wire->set_token(token.text);
-  if (with_logprob) wire->set_logprob(token.logprob);
+  TellScore(token.logprob, token.rank, token.candidates, wire);
 }
 
 void ToWire(int32_t token_id, const PromptScore& score, pb::TokenInfo* wire) {
   wire->set_token_id(static_cast<uint32_t>(token_id));
-  if (score.rank == 0) return;  // the prompt's first token
-  wire->set_logprob(score.logprob);
-  wire->set_rank(static_cast<uint32_t>(score.rank));
-  uint32_t rank = 0;
-  for (const TokenLogProb& candidate : score.candidates) {
-    pb::LogProb& likely = *wire->add_candidates();
-    likely.set_token_id(static_cast<uint32_t>(candidate.token_id));
-    likely.set_logprob(candidate.logprob);
-    likely.set_rank(++rank);
-  }
+  TellScore(score.logprob, score.rank, score.candidates, wire);
 }
 
 void ToWire(const Finished& finished, pb::GenerationFinished* wire) {

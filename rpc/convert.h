@@ -15,22 +15,17 @@ namespace polystrate {
 class Tokenizer;
 namespace pb = openengine::v1;
 
-// What a client asked for: the engine's part, and what the stream should carry.
-struct GenerateCall {
-  GenerationRequest request;
-  bool output_logprobs = false;
-};
-
 // UNIMPLEMENTED names a field that is set and not supported (one that is set to what its absence
 // means is fine), INVALID_ARGUMENT one that is out of range, NOT_FOUND a model that is not served
 // here. Ranges that only the engine knows are left to Engine::Submit. `tokenizer` may be null: text
 // prompts are refused then.
-absl::StatusOr<GenerateCall> FromWire(const pb::GenerateRequest& wire, const std::string& model_id,
-                                      const Tokenizer* tokenizer);
+absl::StatusOr<GenerationRequest> FromWire(const pb::GenerateRequest& wire,
+                                           const std::string& model_id, const Tokenizer* tokenizer);
 // OK when `model` is empty or the one that is served.
 absl::Status CheckModel(const std::string& model, const std::string& model_id);
 
-void ToWire(const TokenInfo& token, bool with_logprob, pb::TokenInfo* wire);
+// Log-probability, rank and candidates where the request asked for them.
+void ToWire(const TokenInfo& token, pb::TokenInfo* wire);
 void ToWire(int32_t token_id, const PromptScore& score, pb::TokenInfo* wire);
 void ToWire(const Finished& finished, pb::GenerationFinished* wire);
 void ToWire(const RequestUsage& usage, pb::Usage* wire);

@@ -9,32 +9,30 @@
 namespace polystrate {
 
 GenerateReactor* GenerateReactor::Start(Engine& engine, grpc::CallbackServerContext* context,
-                                        absl::StatusOr<GenerateCall> call) {
+                                        absl::StatusOr<GenerationRequest> request) {
   auto* reactor = new GenerateReactor(engine);
-  if (!call.ok()) {
-    reactor->Finish(ToGrpc(call.status()));
+  if (!request.ok()) {
+    reactor->Finish(ToGrpc(request.status()));
     return reactor;
   }
-  context->AddInitialMetadata("openengine-request-id", call->request.request_id);
-  reactor->Submit(*std::move(call));
+  context->AddInitialMetadata("openengine-request-id", request->request_id);
+  reactor->Submit(*std::move(request));
   return reactor;
 }
 
-void GenerateReactor::Submit(GenerateCall call) {
-  request_id_ = call.request.request_id;
-  output_logprobs_ = call.output_logprobs;
-  if (call.request.prompt_logprobs) {
-    const auto& prompt = call.request.prompt;
+void GenerateReactor::Submit(GenerationRequest request) {
+  request_id_ = request.request_id;
+  if (request.prompt_logprobs) {
+    const auto& prompt = request.prompt;
     const auto size = static_cast<int64_t>(prompt.size());
     // One beyond the prompt is refused below.
-    prompt_.assign(prompt.begin() + std::min(call.request.prompt_logprob_start, size),
-                   prompt.end());
+    prompt_.assign(prompt.begin() + std::min(request.prompt_logprob_start, size), prompt.end());
   }
-  usage_.prompt_tokens = static_cast<int64_t>(call.request.prompt.size());
+  usage_.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   // Before Submit, because the engine may have finished by the time it returns.
   owners_ = 2;
   SetLive(true);
-  const absl::Status status = engine_.Submit(std::move(call.request), this);
+  const absl::Status status = engine_.Submit(std::move(request), this);
   if (status.ok()) {
     StartSendInitialMetadata();  // accepted: the client learns so before the first token
   } else {
@@ -88,7 +86,7 @@ void GenerateReactor::OnToken(const TokenInfo& token) {
   {
     absl::MutexLock lock(&mutex_);
     pb::TokenOutput& output = Tokens(token.output_index);
-    ToWire(token, output_logprobs_, output.add_tokens());
+    ToWire(token, output.add_tokens());
     output.mutable_text()->append(token.text);
   }
   Advance();

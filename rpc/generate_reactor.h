@@ -25,9 +25,9 @@ namespace polystrate {
 class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateResponse>,
                               public TokenSink {
  public:
-  // `call` is an answer to `context`'s request, or why there is none.
+  // `request` is what `context`'s client asks for, or why it cannot be had.
   static GenerateReactor* Start(Engine& engine, grpc::CallbackServerContext* context,
-                                absl::StatusOr<GenerateCall> call);
+                                absl::StatusOr<GenerationRequest> request);
 
   // --- TokenSink, on the engine's thread. ---
   void OnPrompt(const std::vector<PromptScore>& scores) override;
@@ -45,7 +45,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateRespon
   explicit GenerateReactor(Engine& engine) : engine_(engine) {}
   ~GenerateReactor() override = default;
 
-  void Submit(GenerateCall call);
+  void Submit(GenerationRequest request);
   void SetLive(bool live) ABSL_LOCKS_EXCLUDED(mutex_);
   // The event to add to: one that waits and carries tokens of this output, else a new one.
   pb::TokenOutput& Tokens(int32_t output_index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -62,9 +62,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateRespon
   Engine& engine_;
   std::string request_id_;
   std::vector<int32_t> prompt_;  // its tokens that OnPrompt is going to be about
-  bool output_logprobs_ = false;
-  RequestUsage usage_;          // only the engine's thread
-  std::atomic<int> owners_{1};  // gRPC, and the engine from Submit on
+  RequestUsage usage_;           // only the engine's thread
+  std::atomic<int> owners_{1};   // gRPC, and the engine from Submit on
 
   absl::Mutex mutex_;
   std::deque<pb::GenerateResponse> events_ ABSL_GUARDED_BY(mutex_);

@@ -35,9 +35,9 @@ grpc::ServerWriteReactor<pb::GenerateResponse>* InferenceService::Generate(
     status = absl::UnavailableError("the engine is starting: its ranks still read their weights");
   }
   if (!status.ok()) return GenerateReactor::Start(engine_, context, status);
-  auto call = FromWire(*request, engine_.options().model_id, engine_.tokenizer());
-  if (call.ok() && call->request.request_id.empty()) call->request.request_id = NewRequestId();
-  return GenerateReactor::Start(engine_, context, std::move(call));
+  auto generation = FromWire(*request, engine_.options().model_id, engine_.tokenizer());
+  if (generation.ok() && generation->request_id.empty()) generation->request_id = NewRequestId();
+  return GenerateReactor::Start(engine_, context, std::move(generation));
 }
 
 }  // namespace polystrate

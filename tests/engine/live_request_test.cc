@@ -41,7 +41,7 @@ class LiveRequestTest : public testing::Test {
   // Feeds the ids to an output until one ends it.
   std::optional<Finished> Feed(const std::vector<int32_t>& ids, int32_t output = 0) {
     for (const int32_t id : ids) {
-      if (auto end = live_->AddToken(output, {.token_id = id})) {
+      if (auto end = live_->AddToken(output, {.token_id = id}, {})) {
         return live_->End(output, *std::move(end));
       }
     }

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "engine/tokenizer.h"
 #include "rpc/grpc_status.h"
@@ -17,22 +19,31 @@ pb::GenerateRequest Minimal() {
   return wire;
 }
 
-absl::StatusOr<GenerateCall> Convert(const pb::GenerateRequest& wire) {
+absl::StatusOr<GenerationRequest> Convert(const pb::GenerateRequest& wire) {
   return FromWire(wire, "tiny", /*tokenizer=*/nullptr);
 }
 
 TEST(ConvertTest, AbsentFieldsAreTheDocumentedDefaults) {
-  const auto call = Convert(Minimal());
-  ASSERT_TRUE(call.ok()) << call.status();
-  EXPECT_EQ(call->request.prompt, std::vector<int32_t>{5});
-  EXPECT_EQ(call->request.sampling.temperature, 1.0);
-  EXPECT_EQ(call->request.sampling.top_p, 1.0);
-  EXPECT_EQ(call->request.sampling.top_k, 0);
-  EXPECT_FALSE(call->request.sampling.seed.has_value());
-  EXPECT_FALSE(call->request.max_tokens.has_value());
-  EXPECT_FALSE(call->request.ignore_eos);
-  EXPECT_FALSE(call->request.prompt_logprobs);
-  EXPECT_FALSE(call->output_logprobs);
+  const auto request = Convert(Minimal());
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->prompt, std::vector<int32_t>{5});
+  EXPECT_EQ(request->sampling.temperature, 1.0);
+  EXPECT_EQ(request->sampling.top_p, 1.0);
+  EXPECT_EQ(request->sampling.top_k, 0);
+  EXPECT_FALSE(request->sampling.seed.has_value());
+  EXPECT_FALSE(request->max_tokens.has_value());
+  EXPECT_FALSE(request->ignore_eos);
+  EXPECT_FALSE(request->prompt_logprobs);
+  EXPECT_FALSE(request->output_logprobs);
+  EXPECT_EQ(request->sampling.min_p, 0.0);
+  EXPECT_EQ(request->sampling.frequency_penalty, 0.0);
+  EXPECT_EQ(request->sampling.presence_penalty, 0.0);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1.0);
+  EXPECT_EQ(request->num_sequences, 1);
+  EXPECT_EQ(request->min_tokens, 0);
+  EXPECT_TRUE(request->stop_texts.empty());
+  EXPECT_FALSE(request->include_stop_in_output);
+  EXPECT_EQ(request->output_candidates, 0);
 }
 
 TEST(ConvertTest, TextGetsSpecialTokensAndTokenIdsDoNot) {
@@ -42,8 +53,8 @@ TEST(ConvertTest, TextGetsSpecialTokensAndTokenIdsDoNot) {
   wire.set_prompt("the");
   const std::vector<int32_t> expected = {*tokenizer->TokenToId("<s>"),
                                          *tokenizer->TokenToId("\u2581the")};
-  EXPECT_EQ(FromWire(wire, "tiny", tokenizer.get())->request.prompt, expected);
-  EXPECT_EQ(FromWire(Minimal(), "tiny", tokenizer.get())->request.prompt, std::vector<int32_t>{5});
+  EXPECT_EQ(FromWire(wire, "tiny", tokenizer.get())->prompt, expected);
+  EXPECT_EQ(FromWire(Minimal(), "tiny", tokenizer.get())->prompt, std::vector<int32_t>{5});
 }
 
 TEST(ConvertTest, EveryFieldArrives) {
@@ -53,29 +64,48 @@ TEST(ConvertTest, EveryFieldArrives) {
   wire.mutable_sampling()->set_temperature(0.5);
   wire.mutable_sampling()->set_top_p(0.25);
   wire.mutable_sampling()->set_top_k(7);
+  wire.mutable_sampling()->set_min_p(0.125);
+  wire.mutable_sampling()->set_frequency_penalty(-0.5);
+  wire.mutable_sampling()->set_presence_penalty(1.5);
+  wire.mutable_sampling()->set_repetition_penalty(1.25);
   wire.mutable_sampling()->set_seed(0);
+  wire.mutable_sampling()->set_num_sequences(3);
   wire.mutable_stopping()->set_max_tokens(9);
+  wire.mutable_stopping()->set_min_tokens(2);
   wire.mutable_stopping()->add_conditions()->set_stop_token_id(3);
+  wire.mutable_stopping()->add_conditions()->set_stop_text("\xc3\xa9.");
   wire.mutable_stopping()->add_conditions()->set_stop_token_id(4);
+  wire.mutable_stopping()->add_conditions()->set_stop_text("");  // refused by the engine
+  wire.mutable_stopping()->set_include_stop_in_output(true);
   wire.mutable_stopping()->set_ignore_eos(true);
   wire.mutable_response()->set_return_prompt_logprobs(true);
   wire.mutable_response()->set_prompt_logprob_start(4);
   wire.mutable_response()->mutable_prompt_candidates()->set_top_n(0xffffffffu);
   wire.mutable_response()->set_return_output_logprobs(true);
-  const auto call = Convert(wire);
-  ASSERT_TRUE(call.ok()) << call.status();
-  EXPECT_EQ(call->request.request_id, "r-1");
-  EXPECT_EQ(call->request.sampling.temperature, 0.5);
-  EXPECT_EQ(call->request.sampling.top_p, 0.25);
-  EXPECT_EQ(call->request.sampling.top_k, 7);
-  EXPECT_EQ(call->request.sampling.seed, std::optional<uint64_t>(0));
-  EXPECT_EQ(call->request.max_tokens, std::optional<int64_t>(9));
-  EXPECT_EQ(call->request.stop_token_ids, (std::vector<int32_t>{3, 4}));
-  EXPECT_TRUE(call->request.ignore_eos);
-  EXPECT_TRUE(call->request.prompt_logprobs);
-  EXPECT_EQ(call->request.prompt_logprob_start, 4);
-  EXPECT_EQ(call->request.prompt_candidates, 0xffffffff);  // its range is the engine's to check
-  EXPECT_TRUE(call->output_logprobs);
+  wire.mutable_response()->mutable_output_candidates()->set_top_n(5);
+  const auto request = Convert(wire);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->request_id, "r-1");
+  EXPECT_EQ(request->sampling.temperature, 0.5);
+  EXPECT_EQ(request->sampling.top_p, 0.25);
+  EXPECT_EQ(request->sampling.top_k, 7);
+  EXPECT_EQ(request->sampling.seed, std::optional<uint64_t>(0));
+  EXPECT_EQ(request->max_tokens, std::optional<int64_t>(9));
+  EXPECT_EQ(request->stop_token_ids, (std::vector<int32_t>{3, 4}));
+  EXPECT_TRUE(request->ignore_eos);
+  EXPECT_TRUE(request->prompt_logprobs);
+  EXPECT_EQ(request->prompt_logprob_start, 4);
+  EXPECT_EQ(request->prompt_candidates, 0xffffffff);  // its range is the engine's to check
+  EXPECT_TRUE(request->output_logprobs);
+  EXPECT_EQ(request->sampling.min_p, 0.125);
+  EXPECT_EQ(request->sampling.frequency_penalty, -0.5);
+  EXPECT_EQ(request->sampling.presence_penalty, 1.5);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1.25);
+  EXPECT_EQ(request->num_sequences, 3);
+  EXPECT_EQ(request->min_tokens, 2);
+  EXPECT_EQ(request->stop_texts, (std::vector<std::string>{"\xc3\xa9.", ""}));
+  EXPECT_TRUE(request->include_stop_in_output);
+  EXPECT_EQ(request->output_candidates, 5);
 }
 
 struct FieldCase {
@@ -85,33 +115,16 @@ struct FieldCase {
 
 TEST(ConvertTest, WhatIsSetAndUnsupportedIsNamed) {
   const FieldCase cases[] = {
-      {"sampling.min_p", [](auto* r) { r->mutable_sampling()->set_min_p(0.1); }},
-      {"sampling.frequency_penalty",
-       [](auto* r) { r->mutable_sampling()->set_frequency_penalty(0.5); }},
-      {"sampling.presence_penalty",
-       [](auto* r) { r->mutable_sampling()->set_presence_penalty(-0.5); }},
-      {"sampling.repetition_penalty",
-       [](auto* r) { r->mutable_sampling()->set_repetition_penalty(1.1); }},
-      {"sampling.num_sequences", [](auto* r) { r->mutable_sampling()->set_num_sequences(2); }},
-      {"stopping.min_tokens", [](auto* r) { r->mutable_stopping()->set_min_tokens(1); }},
-      {"stopping.conditions.stop_text",
-       [](auto* r) { r->mutable_stopping()->add_conditions()->set_stop_text("."); }},
-      {"stopping.include_stop_in_output",
-       [](auto* r) { r->mutable_stopping()->set_include_stop_in_output(true); }},
       {"response.prompt_candidates.all",
        [](auto* r) { r->mutable_response()->mutable_prompt_candidates()->mutable_all(); }},
       {"response.prompt_candidates.token_ids",
        [](auto* r) {
          r->mutable_response()->mutable_prompt_candidates()->mutable_token_ids()->add_ids(1);
        }},
-      {"response.output_candidates",
-       [](auto* r) { r->mutable_response()->mutable_output_candidates()->set_top_n(1); }},
-      {"response.output_candidates",
+      {"response.output_candidates.all",
        [](auto* r) { r->mutable_response()->mutable_output_candidates()->mutable_all(); }},
-      {"response.output_candidates",
-       [](auto* r) {
-         r->mutable_response()->mutable_output_candidates()->mutable_token_ids()->add_ids(1);
-       }},
+      {"response.output_candidates.token_ids",
+       [](auto* r) { r->mutable_response()->mutable_output_candidates()->mutable_token_ids(); }},
       {"kv.session", [](auto* r) { r->mutable_kv()->mutable_session(); }},
       {"kv.bypass_prefix_cache", [](auto* r) { r->mutable_kv()->set_bypass_prefix_cache(true); }},
       {"kv.cache_salt", [](auto* r) { r->mutable_kv()->set_cache_salt("x"); }},
@@ -128,6 +141,15 @@ TEST(ConvertTest, WhatIsSetAndUnsupportedIsNamed) {
     const absl::Status status = Convert(wire).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << test.name;
     EXPECT_EQ(status.message().find(test.name), 0) << status;
+  }
+}
+
+// Zero is not absent, and what int32 does not hold must not wrap round into the range.
+TEST(ConvertTest, NumbersOfOutputsKeepTheirSize) {
+  pb::GenerateRequest wire = Minimal();
+  for (const uint32_t n : {0u, 1u, 0x7fffffffu, 0x80000001u, 0xffffffffu}) {
+    wire.mutable_sampling()->set_num_sequences(n);
+    EXPECT_EQ(Convert(wire)->num_sequences, std::min<int64_t>(n, 0x7fffffff));
   }
 }
 
@@ -148,8 +170,8 @@ TEST(ConvertTest, WhatIsSetToItsDefaultIsFine) {
   wire.mutable_kv()->set_cache_salt("");
   wire.mutable_guided();
   wire.mutable_extra();
-  const auto call = Convert(wire);
-  EXPECT_TRUE(call.ok()) << call.status();
+  const auto request = Convert(wire);
+  EXPECT_TRUE(request.ok()) << request.status();
 }
 
 TEST(ConvertTest, BadValuesAreInvalidArguments) {
@@ -160,7 +182,6 @@ TEST(ConvertTest, BadValuesAreInvalidArguments) {
       {"stop_token_id",
        [](auto* r) { r->mutable_stopping()->add_conditions()->set_stop_token_id(0xffffffffu); }},
       {"stopping.conditions", [](auto* r) { r->mutable_stopping()->add_conditions(); }},
-      {"num_sequences", [](auto* r) { r->mutable_sampling()->set_num_sequences(0); }},
       {"request_id", [](auto* r) { r->set_request_id("two words"); }},
       {"request_id", [](auto* r) { r->set_request_id("\xc3\xa9"); }},
       {"request_id", [](auto* r) { r->set_request_id(std::string(257, 'x')); }},
@@ -180,6 +201,24 @@ TEST(ConvertTest, AnotherModelIsNotFound) {
   const absl::Status status = Convert(wire).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_NE(status.message().find("tiny"), absl::string_view::npos) << status;
+}
+
+TEST(ConvertTest, TokensTellWhatWasAskedFor) {
+  pb::TokenInfo wire;
+  ToWire(TokenInfo{.token_id = 4, .logprob = -0.5f, .text = "x"}, &wire);
+  EXPECT_EQ(wire.token(), "x");
+  EXPECT_FALSE(wire.has_logprob() || wire.has_rank());
+  wire.Clear();
+  const std::vector<TokenLogProb> likeliest = {{9, -0.25f}, {4, -0.5f}};
+  ToWire(TokenInfo{.token_id = 4, .logprob = -0.5f, .rank = 2, .candidates = likeliest}, &wire);
+  EXPECT_EQ(wire.logprob(), -0.5);
+  EXPECT_EQ(wire.rank(), 2u);
+  ASSERT_EQ(wire.candidates_size(), 2);
+  EXPECT_EQ(wire.candidates(0).token_id(), 9u);
+  EXPECT_EQ(wire.candidates(0).logprob(), -0.25);
+  EXPECT_EQ(wire.candidates(0).rank(), 1u);
+  EXPECT_EQ(wire.candidates(1).token_id(), 4u);
+  EXPECT_EQ(wire.candidates(1).rank(), 2u);
 }
 
 TEST(ConvertTest, FinishReasonsAndWhatMatched) {

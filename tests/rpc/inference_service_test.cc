@@ -186,8 +186,8 @@ TEST(InferenceServiceTest, WhatIsRefusedBeforeAcceptanceIsAStatus) {
       {grpc::StatusCode::RESOURCE_EXHAUSTED, "KV cache",
        [](auto* r) { r->mutable_stopping()->set_max_tokens(1000); }},
       {grpc::StatusCode::NOT_FOUND, "tiny", [](auto* r) { r->set_model("other"); }},
-      {grpc::StatusCode::UNIMPLEMENTED, "sampling.min_p",
-       [](auto* r) { r->mutable_sampling()->set_min_p(0.5); }},
+      {grpc::StatusCode::UNIMPLEMENTED, "guided",
+       [](auto* r) { r->mutable_guided()->set_regex("a+"); }},
   };
   for (const Case& test : cases) {
     pb::GenerateRequest request = GreedyRequest(4);
