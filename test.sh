@@ -10,9 +10,10 @@ cd "$(dirname "$0")"
 preset=cpu
 target=all
 select=()
+fuzz=no
 case "${1:-}" in
-  "") ;;
-  --full) export POLYSTRATE_FULL_TESTS=1 ;;
+  "") fuzz=yes ;;
+  --full) fuzz=yes; export POLYSTRATE_FULL_TESTS=1 ;;
   --asan) preset=cpu-asan ;;
   --tsan) preset=cpu-tsan; target=tsan_tests; select=(--label-regex -tsan) ;;
   *) echo "usage: ./test.sh [--full | --asan | --tsan]" >&2; exit 2 ;;
@@ -25,6 +26,11 @@ export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 echo "== building (preset $preset)"
 [ -f "build/$preset/build.ninja" ] || cmake --preset "$preset"
 cmake --build --preset "$preset" --target "$target"
+if [ "$fuzz" = yes ]; then
+  echo "== building the fuzz targets (preset fuzz)"
+  [ -f build/fuzz/build.ninja ] || cmake --preset fuzz
+  cmake --build --preset fuzz
+fi
 echo "== testing"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 # Leaks in MPI, gRPC's and OpenMP's own start-up are not ours to mend.

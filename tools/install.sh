@@ -11,6 +11,7 @@ packages=(
   libdnnl-dev ocl-icd-opencl-dev opencl-c-headers  # oneDNN's CMake config asks for OpenCL
   libpcre2-dev libicu-dev
   libgtest-dev libbenchmark-dev
+  clang-14 libclang-rt-14-dev  # g++ has no libFuzzer
 )
 
 case "${1:-}" in
