@@ -5,104 +5,18 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <vector>
 
-#include "kernels/cpu/philox.h"
 #include "tests/kernels/kernel_cases.h"
+#include "tests/testing/sampling_reference.h"
 
 namespace polystrate::testing {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// One row with its own lists.
-struct Case {
-  std::vector<float> logits;
-  SampleRow row;
-  std::vector<TokenCount> history;
-  std::vector<TokenBias> biases;
-};
-
-// The logits that a token is drawn from, each rounded once per list it stands in.
-std::vector<float> AdjustedReference(const Case& c) {
-  std::vector<float> logits = c.logits;
-  for (const TokenBias& bias : c.biases) {
-    logits[bias.token_id] = static_cast<float>(double{logits[bias.token_id]} + double{bias.bias});
-  }
-  for (const TokenCount& token : c.history) {
-    double x = logits[token.token_id];
-    x = x > 0 ? x / double{c.row.repetition_penalty} : x * double{c.row.repetition_penalty};
-    x -= double{c.row.frequency_penalty} * token.count;
-    if (token.count > 0) x -= double{c.row.presence_penalty};
-    logits[token.token_id] = static_cast<float>(x);
-  }
-  return logits;
-}
-
-// Token ids in the order in which the draw meets them, and the probability of each.
-struct Distribution {
-  std::vector<int32_t> ids;
-  std::vector<double> probabilities;
-};
-
-void KeepFirst(size_t count, Distribution* d) {
-  d->ids.resize(std::min(count, d->ids.size()));
-  d->probabilities.resize(d->ids.size());
-  const double sum = std::accumulate(d->probabilities.begin(), d->probabilities.end(), 0.0);
-  for (double& p : d->probabilities) p /= sum;
-}
-
-Distribution DistributionReference(const std::vector<float>& logits, const SampleRow& row) {
-  Distribution d;
-  d.ids.resize(logits.size());
-  std::iota(d.ids.begin(), d.ids.end(), 0);
-  const bool filtered = row.min_p > 0 || row.top_p < 1 ||
-                        (row.top_k > 0 && row.top_k < static_cast<int64_t>(logits.size()));
-  if (filtered) {
-    std::stable_sort(d.ids.begin(), d.ids.end(),
-                     [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
-  }
-  const double max = *std::max_element(logits.begin(), logits.end());
-  for (int32_t id : d.ids) {
-    d.probabilities.push_back(std::exp((logits[id] - max) / double{row.temperature}));
-  }
-  if (filtered) {
-    const auto too_small = [&](double p) { return p < double{row.min_p}; };
-    KeepFirst(std::find_if(d.probabilities.begin(), d.probabilities.end(), too_small) -
-                  d.probabilities.begin(),
-              &d);
-    if (row.top_k > 0) KeepFirst(row.top_k, &d);
-    double cumulative = 0.0;
-    size_t count = 0;
-    while (row.top_p < 1 && count < d.ids.size() && cumulative < double{row.top_p}) {
-      cumulative += d.probabilities[count++];
-    }
-    if (row.top_p < 1) KeepFirst(count, &d);
-  }
-  KeepFirst(d.ids.size(), &d);  // normalises
-  return d;
-}
-
-// `result` is what the reference draws: its place in the cumulative distribution holds the row's
-// uniform number, but for the rounding of float32 weights.
-void ExpectDrawn(const Case& c, const SampleResult& result) {
-  constexpr double kTolerance = 1e-5;
-  const std::vector<float> logits = AdjustedReference(c);
-  if (c.row.temperature == 0.0f) {
-    const auto best = std::max_element(logits.begin(), logits.end());  // the first of equals
-    EXPECT_EQ(result.token_id, best - logits.begin());
-    return;
-  }
-  const Distribution d = DistributionReference(logits, c.row);
-  const auto place = std::find(d.ids.begin(), d.ids.end(), result.token_id) - d.ids.begin();
-  ASSERT_LT(place, static_cast<int64_t>(d.ids.size())) << result.token_id << " was filtered out";
-  const double before =
-      std::accumulate(d.probabilities.begin(), d.probabilities.begin() + place, 0.0);
-  const double uniform = cpu::UniformDraw(c.row.seed, c.row.position);
-  EXPECT_GE(uniform, before - kTolerance);
-  EXPECT_LE(uniform, before + d.probabilities[place] + kTolerance);
-}
+// Sums of float32 weights against float64.
+constexpr double kTolerance = 1e-5;
 
 class PenaltiesTest : public ::testing::TestWithParam<cpu::Isa> {
  protected:
@@ -114,7 +28,7 @@ class PenaltiesTest : public ::testing::TestWithParam<cpu::Isa> {
 
   // All rows in one call, their lists one behind the other; what stood in the results before must
   // not matter, and the logits stay as they are.
-  std::vector<SampleResult> SampleAll(const std::vector<Case>& cases) const {
+  std::vector<SampleResult> SampleAll(const std::vector<SampleCase>& cases) const {
     const auto vocab = static_cast<int64_t>(cases[0].logits.size());
     const auto n = static_cast<int64_t>(cases.size());
     HostTensor logits(DType::kFloat32, {n, vocab + 3}, vocab + 5);
@@ -141,15 +55,15 @@ class PenaltiesTest : public ::testing::TestWithParam<cpu::Isa> {
     EXPECT_EQ(std::memcmp(before.data(), after.data(), before.size() * sizeof(double)), 0);
     return results;
   }
-  SampleResult SampleOne(const Case& c) const { return SampleAll({c})[0]; }
+  SampleResult SampleOne(const SampleCase& c) const { return SampleAll({c})[0]; }
 
   Stream stream_ = Stream::Cpu(2);
 };
 
 // Every parameter at random, each often off.
-Case RandomCase(int64_t vocab, Random& random) {
+SampleCase RandomCase(int64_t vocab, Random& random) {
   const auto on = [&] { return random.Below(2) == 0; };
-  Case c;
+  SampleCase c;
   for (int64_t i = 0; i < vocab; ++i) c.logits.push_back(static_cast<float>(3 * random.Normal()));
   c.row.seed = random.Next();
   c.row.position = random.Next();
@@ -172,7 +86,7 @@ TEST_P(PenaltiesTest, DrawsWhatTheReferenceDraws) {
   Random random(31);
   for (int64_t vocab : {11, 64, 501, 3000}) {
     for (int round = 0; round < 15; ++round) {
-      std::vector<Case> cases;
+      std::vector<SampleCase> cases;
       for (int i = 0; i < 8; ++i) cases.push_back(RandomCase(vocab, random));
       for (size_t i = 0; i < cases.size(); ++i) {  // one token at least has a chance
         std::erase_if(cases[i].biases, [&](const TokenBias& b) {
@@ -183,7 +97,8 @@ TEST_P(PenaltiesTest, DrawsWhatTheReferenceDraws) {
       for (size_t i = 0; i < cases.size(); ++i) {
         SCOPED_TRACE(::testing::Message()
                      << "vocab " << vocab << " round " << round << " row " << i);
-        ExpectDrawn(cases[i], results[i]);
+        ExpectDrawn(cases[i], results[i].token_id,
+                    cases[i].row.temperature == 0.0f ? 0.0 : kTolerance);
         // Neither the neighbours nor the thread matter.
         EXPECT_EQ(SampleOne(cases[i]).token_id, results[i].token_id);
       }
@@ -195,11 +110,11 @@ TEST_P(PenaltiesTest, DrawsWhatTheReferenceDraws) {
 TEST_P(PenaltiesTest, NeutralOnesChangeNothing) {
   Random random(32);
   for (int round = 0; round < 50; ++round) {
-    Case c = RandomCase(257, random);
+    SampleCase c = RandomCase(257, random);
     c.row.repetition_penalty = 1.0f;
     c.row.frequency_penalty = c.row.presence_penalty = 0.0f;
     c.biases.clear();
-    Case plain = c;
+    SampleCase plain = c;
     plain.history.clear();
     EXPECT_EQ(SampleOne(c).token_id, SampleOne(plain).token_id);
   }
@@ -210,7 +125,7 @@ TEST_P(PenaltiesTest, TellsOfTheLogitsAsTheyCame) {
   Random random(33);
   for (int64_t vocab : {5, 21, 400}) {
     for (int32_t count : {kLogProbOnly, 0, 1, 7, kMaxCandidates}) {
-      Case c = RandomCase(vocab, random);
+      SampleCase c = RandomCase(vocab, random);
       c.row.num_candidates = count;
       c.biases = {{0, 50.0f}};
       const SampleResult result = SampleOne(c);
@@ -229,7 +144,7 @@ TEST_P(PenaltiesTest, TellsOfTheLogitsAsTheyCame) {
 }
 
 TEST_P(PenaltiesTest, BannedTokensAreNeverDrawn) {
-  Case c;
+  SampleCase c;
   c.logits = {1.0f, 5.0f, 2.0f, 4.0f, 3.0f};
   c.biases = {{1, -kInfinity}, {3, -kInfinity}};
   c.history = {{1, 2}};  // and no penalty brings one back
@@ -254,11 +169,11 @@ TEST_P(PenaltiesTest, BannedTokensAreNeverDrawn) {
 }
 
 TEST_P(PenaltiesTest, ARowWhoseTokensAreAllBannedHasNone) {
-  std::vector<Case> cases(2);
-  for (Case& c : cases) c.logits = {1.0f, -kInfinity, 2.0f};
+  std::vector<SampleCase> cases(2);
+  for (SampleCase& c : cases) c.logits = {1.0f, -kInfinity, 2.0f};
   cases[0].biases = {{0, -kInfinity}, {2, -kInfinity}};
   for (const float temperature : {0.0f, 1.0f}) {
-    for (Case& c : cases) c.row.temperature = temperature;
+    for (SampleCase& c : cases) c.row.temperature = temperature;
     cases[1].row.min_p = 0.9f;
     const std::vector<SampleResult> results = SampleAll(cases);
     EXPECT_EQ(results[0].token_id, -1);
@@ -269,7 +184,7 @@ TEST_P(PenaltiesTest, ARowWhoseTokensAreAllBannedHasNone) {
 
 TEST_P(PenaltiesTest, ABiasDoesNotHideLogitsThatAreNoDistribution) {
   for (const float bad : {std::nanf(""), kInfinity}) {
-    Case c;
+    SampleCase c;
     c.logits = {1.0f, bad, 2.0f};
     c.biases = {{1, -kInfinity}};
     const SampleResult result = SampleOne(c);
@@ -282,7 +197,7 @@ TEST_P(PenaltiesTest, ABiasDoesNotHideLogitsThatAreNoDistribution) {
 TEST_P(PenaltiesTest, ExtremePenaltiesKeepADistribution) {
   constexpr float kTiny = std::numeric_limits<float>::min();
   constexpr float kHuge = std::numeric_limits<float>::max();
-  Case c;
+  SampleCase c;
   c.logits = {-3.0f, 7.0f, 5.0f, 0.0f};
   c.history = {{0, 1}, {2, 1}, {3, 0}};
   for (const float temperature : {0.0f, 1.0f}) {
@@ -299,7 +214,7 @@ TEST_P(PenaltiesTest, ExtremePenaltiesKeepADistribution) {
 }
 
 TEST_P(PenaltiesTest, MinPIsOfTheLikeliest) {
-  Case c;
+  SampleCase c;
   for (const double p : {0.4, 0.1, 0.3, 0.2}) c.logits.push_back(static_cast<float>(std::log(p)));
   const auto drawn = [&](float min_p) {
     std::vector<bool> seen(4, false);

@@ -30,8 +30,11 @@ class Sink : public TokenSink {
     for (const PromptScore& score : scores) output_->prompt_logprobs.push_back(score.logprob);
   }
   void OnToken(const TokenInfo& token) override {
-    Output(token.output_index).token_ids.push_back(token.token_id);
-    Output(token.output_index).logprobs.push_back(token.logprob);
+    LocalOutput& output = Output(token.output_index);
+    output.token_ids.push_back(token.token_id);
+    output.logprobs.push_back(token.logprob);
+    output.ranks.push_back(token.rank);
+    output.candidates.emplace_back(token.candidates.begin(), token.candidates.end());
   }
   void OnFinished(const Finished& finished) override {
     Output(finished.output_index).reason = finished.reason;

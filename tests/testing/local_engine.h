@@ -34,6 +34,8 @@ struct LocalEngineOptions {
 struct LocalOutput {
   std::vector<int32_t> token_ids;
   std::vector<float> logprobs;
+  std::vector<int32_t> ranks;  // of token_ids, like logprobs and candidates
+  std::vector<std::vector<TokenLogProb>> candidates;
   std::vector<PromptScore> prompt_scores;
   std::vector<float> prompt_logprobs;  // of prompt_scores
   FinishReason reason = FinishReason::kLength;
