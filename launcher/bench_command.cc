@@ -22,11 +22,12 @@ constexpr Kind kKinds[] = {
     {"capacity", "KV bytes and sequences that fit, for the MLKV paper's models", BenchCapacity},
     {"sharing", "decode speed of the MLKV paper's models, alone and under one KV pool",
      BenchSharing},
+    {"serve", "a load on a running engine: throughput, latency, goodput", BenchServe},
 };
 
 std::string Usage() {
   std::string text =
-      "polystrate bench: the papers' measurements, with random weights\n\n"
+      "polystrate bench: the papers' measurements with random weights, and a load on an engine\n\n"
       "usage: polystrate bench KIND [--flag value ...]    (polystrate bench KIND --help)\n\n";
   for (const Kind& kind : kKinds) {
     absl::StrAppendFormat(&text, "  %-10s %s\n", kind.name, kind.summary);
@@ -34,7 +35,8 @@ std::string Usage() {
   return text;
 }
 
-// Leaves no empty file behind: what is measured may be refused yet.
+}  // namespace
+
 absl::Status CheckWritable(const char* flag, const std::optional<std::string>& path) {
   if (!path.has_value()) return absl::OkStatus();
   std::error_code error;
@@ -45,8 +47,6 @@ absl::Status CheckWritable(const char* flag, const std::optional<std::string>& p
   }
   return absl::InvalidArgumentError(absl::StrCat("--", flag, ": cannot write ", *path));
 }
-
-}  // namespace
 
 void ReportFlags::AddTo(FlagSet* flags) {
   flags->Add("json", &json, "write the results to this file, one line of JSON");

@@ -15,6 +15,7 @@ namespace polystrate {
 
 absl::Status BenchCapacity(const Arguments& arguments);
 absl::Status BenchSharing(const Arguments& arguments);
+absl::Status BenchServe(const Arguments& arguments);
 
 // Where results go beside the table on standard output.
 struct ReportFlags {
@@ -27,6 +28,10 @@ struct ReportFlags {
   // Writes the files that were asked for.
   absl::Status Write(const std::string& json_text, const SvgPlot& plot) const;
 };
+
+// INVALID_ARGUMENT with the flag's name when a file that was named cannot be written. Leaves no
+// empty file behind: what is measured may be refused yet.
+absl::Status CheckWritable(const char* flag, const std::optional<std::string>& path);
 
 // INVALID_ARGUMENT with the flag, its value and the range unless low <= value <= high.
 absl::Status CheckBenchRange(absl::string_view flag, int64_t value, int64_t low, int64_t high);

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -79,6 +80,14 @@ void FlagSet::Add(const std::string& name, std::optional<uint64_t>* value,
 void FlagSet::Add(const std::string& name, std::optional<double>* value, const std::string& help) {
   flags_.push_back({name, "X", help, "", Setter(value)});
 }
+void FlagSet::Add(const std::string& name, std::vector<std::string>* value,
+                  const std::string& help) {
+  const auto append = [value](const std::string& text) {
+    value->push_back(text);
+    return true;
+  };
+  flags_.push_back({name, "TEXT ..", help, "", append, /*many=*/true});
+}
 
 const FlagSet::Flag* FlagSet::Find(const std::string& name) const {
   for (const Flag& flag : flags_) {
@@ -131,6 +140,10 @@ absl::Status FlagSet::Parse(const std::vector<std::string>& arguments) {
                                                  : "true or false";
       return absl::InvalidArgumentError(
           absl::StrCat("--", name, " takes ", expected, ", not \"", *value, "\""));
+    }
+    if (!flag->many) continue;
+    for (; i + 1 < arguments.size() && !absl::StartsWith(arguments[i + 1], "--"); ++i) {
+      flag->set(arguments[i + 1]);
     }
   }
   return absl::OkStatus();

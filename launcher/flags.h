@@ -28,6 +28,8 @@ class FlagSet {
   void Add(const std::string& name, std::optional<int64_t>* value, const std::string& help);
   void Add(const std::string& name, std::optional<uint64_t>* value, const std::string& help);
   void Add(const std::string& name, std::optional<double>* value, const std::string& help);
+  // Takes all arguments up to the next flag, at least one: --goodput ttft:500 tpot:50.
+  void Add(const std::string& name, std::vector<std::string>* value, const std::string& help);
 
   // INVALID_ARGUMENT names the flag, what it got and what it takes; a misspelt one, its nearest
   // neighbour.
@@ -42,6 +44,7 @@ class FlagSet {
     std::string help;
     std::string default_value;
     std::function<bool(const std::string&)> set;  // false: not of the type
+    bool many = false;                            // takes every argument up to the next flag
   };
   const Flag* Find(const std::string& name) const;
   absl::Status UnknownFlag(const std::string& name) const;

@@ -35,7 +35,7 @@ constexpr Command kCommands[] = {
     {"serve", "one rank of an engine behind gRPC", true, false, ServeCommand},
     {"client", "a prompt to a running engine, the text as it streams", false, false, ClientCommand},
     {"plan", "how a model is cut and what fits, from config.json alone", false, false, PlanCommand},
-    {"bench", "the papers' measurements, with random weights", true, true, BenchCommand},
+    {"bench", "the papers' measurements, and a load on a running engine", true, true, BenchCommand},
     {"convert", "a model with fewer KV heads or layers from one that shares none", false, true,
      ConvertCommand},
 };

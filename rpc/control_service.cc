@@ -131,6 +131,8 @@ grpc::ServerUnaryReactor* ControlService::GetModelInfo(grpc::CallbackServerConte
   FillGeneration(options, response->mutable_generation());
   response->set_supports_lora(false);
   response->set_supports_multimodal(false);
+  // So that a load generator can make up token ids.
+  (*response->mutable_extra()->mutable_fields())["vocab_size"].set_number_value(options.vocab_size);
   return Reply(context, absl::OkStatus());
 }
 

@@ -38,6 +38,19 @@ TEST(FlagSet, TakesBothSpellingsOfNamesAndValues) {
   EXPECT_EQ(values.seed, UINT64_MAX);
 }
 
+TEST(FlagSet, AListTakesAllUpToTheNextFlag) {
+  std::vector<std::string> list;
+  int64_t count = 0;
+  FlagSet flags("polystrate test: for tests");
+  flags.Add("limits", &list, "a list");
+  flags.Add("count", &count, "a count");
+  ASSERT_TRUE(flags.Parse({"--limits", "a:1", "b:2", "--count", "3", "--limits=c"}).ok());
+  EXPECT_EQ(list, (std::vector<std::string>{"a:1", "b:2", "c"}));
+  EXPECT_EQ(count, 3);
+  EXPECT_FALSE(flags.Parse({"--limits"}).ok());
+  EXPECT_FALSE(flags.Parse({"--count", "3", "4"}).ok());
+}
+
 TEST(FlagSet, ABoolStandsAloneOrTakesAValueAfterTheEqualsSign) {
   Values values;
   FlagSet flags = MakeFlags(&values);

@@ -52,6 +52,7 @@ TEST(ControlServiceTest, SaysWhatItIs) {
   EXPECT_TRUE(model.supports_text_input());
   EXPECT_TRUE(model.supports_token_ids_input());
   EXPECT_FALSE(model.supports_lora());
+  EXPECT_EQ(model.extra().fields().at("vocab_size").number_value(), 1024.0);
   request.set_model("other");
   EXPECT_EQ(Call(served.control(), &pb::Control::Stub::GetModelInfo, request, &model).error_code(),
             grpc::StatusCode::NOT_FOUND);
