@@ -56,9 +56,9 @@ TEST(ServerTest, WhoHasSeenServingIsNeverTurnedAway) {
   EXPECT_EQ(answer.ids.size(), 3u);
 }
 
-// grpc.reflection.v1alpha without its .proto, which no package ships: one request, as bytes.
-TEST(ServerTest, ReflectionListsTheServices) {
-  ServedEngine served;
+// grpc.reflection.v1alpha without its .proto, which no package ships: one request and one answer,
+// as bytes.
+std::string AskReflection(const ServedEngine& served, const std::string& request) {
   grpc::GenericStub stub(served.channel());
   grpc::ClientContext context;
   grpc::CompletionQueue queue;
@@ -67,26 +67,42 @@ TEST(ServerTest, ReflectionListsTheServices) {
   auto call = stub.PrepareCall(
       &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
   call->StartCall(&call);
-  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
-  const grpc::Slice list_services("\x3a\x00", 2);  // list_services = 7, ""
-  call->Write(grpc::ByteBuffer(&list_services, 1), &call);
-  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  EXPECT_TRUE(queue.Next(&tag, &ok) && ok);
+  const grpc::Slice request_bytes(request);
+  call->Write(grpc::ByteBuffer(&request_bytes, 1), &call);
+  EXPECT_TRUE(queue.Next(&tag, &ok) && ok);
   grpc::ByteBuffer answer;
   call->Read(&answer, &call);
-  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  EXPECT_TRUE(queue.Next(&tag, &ok) && ok);
   grpc::Slice bytes;
-  ASSERT_TRUE(answer.DumpToSingleSlice(&bytes).ok());
-  const std::string text(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
-  for (const char* service : {"openengine.v1.Inference", "openengine.v1.Control",
-                              "grpc.health.v1.Health", "grpc.reflection.v1alpha"}) {
-    EXPECT_NE(text.find(service), std::string::npos) << service;
-  }
+  EXPECT_TRUE(answer.DumpToSingleSlice(&bytes).ok());
   context.TryCancel();
   grpc::Status status;
   call->Finish(&status, &call);
   queue.Next(&tag, &ok);
   queue.Shutdown();
   while (queue.Next(&tag, &ok)) {
+  }
+  return {reinterpret_cast<const char*>(bytes.begin()), bytes.size()};
+}
+
+TEST(ServerTest, ReflectionListsTheServices) {
+  ServedEngine served;
+  const std::string list_services("\x3a\x00", 2);  // list_services = 7, ""
+  const std::string text = AskReflection(served, list_services);
+  for (const char* service : {"openengine.v1.Inference", "openengine.v1.Control",
+                              "grpc.health.v1.Health", "grpc.reflection.v1alpha"}) {
+    EXPECT_NE(text.find(service), std::string::npos) << service;
+  }
+}
+
+TEST(ServerTest, ReflectionDescribesTheServices) {
+  ServedEngine served;
+  for (const std::string service : {"openengine.v1.Inference", "grpc.health.v1.Health"}) {
+    // file_containing_symbol = 4
+    const std::string text =
+        AskReflection(served, "\x22" + std::string(1, static_cast<char>(service.size())) + service);
+    EXPECT_NE(text.find(".proto"), std::string::npos) << service << ": " << text;
   }
 }
 
