@@ -53,15 +53,44 @@ def load_stubs():
             sys.path.remove(folder)
 
 
+class SendKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Every call carries the key, over TLS or not."""
+
+    def __init__(self, key):
+        self.metadata = ("authorization", f"Bearer {key}")
+
+    def intercept_unary_unary(self, continuation, details, request):
+        metadata = [*(details.metadata or []), self.metadata]
+        return continuation(details._replace(metadata=metadata), request)
+
+    intercept_unary_stream = intercept_unary_unary
+
+
+def connect(target, tls_ca, api_key_file):
+    options = [("grpc.max_receive_message_length", -1)]
+    if tls_ca:
+        with open(tls_ca, "rb") as file:
+            channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(file.read()), options)
+    else:
+        channel = grpc.insecure_channel(target, options)
+    if api_key_file is None:
+        return channel
+    with open(api_key_file) as file:
+        keys = [line.strip() for line in file if line.strip() and not line.strip().startswith("#")]
+    if not keys:
+        sys.exit(f"{api_key_file} holds no key")
+    return grpc.intercept_channel(channel, SendKey(keys[0]))
+
+
 class PolystrateLM(TemplateLM):
     """A model of lm-evaluation-harness that lives in a running `polystrate serve`."""
 
-    def __init__(self, target, tokenizer, concurrency=64):
+    def __init__(self, target, tokenizer, concurrency=64, tls_ca=None, api_key_file=None):
         super().__init__()
         self.generate_pb, control_pb, services = load_stubs()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
         self.concurrency = int(concurrency)
-        channel = grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", 64 << 20)])
+        channel = connect(target, tls_ca, api_key_file)
         self.inference = services.InferenceStub(channel)
         try:
             self.model_info = services.ControlStub(channel).GetModelInfo(
@@ -211,6 +240,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", help="HOST:PORT of polystrate serve")
     parser.add_argument("--hf", help="model directory for lm-eval's own PyTorch model, in place of --target")
+    parser.add_argument("--tls_ca", help="PEM file of whom the server's certificate may be signed by")
+    parser.add_argument("--api_key_file", help="file whose first key goes with every call")
     parser.add_argument("--tokenizer", help="model directory whose tokenizer is used")
     parser.add_argument("--tasks", required=True, help="task file, or a folder of them")
     parser.add_argument("--data", help="JSONL file, in place of what the task file names")
@@ -223,7 +254,8 @@ def main():
     if arguments.target:
         if arguments.tokenizer is None:
             parser.error("--target needs --tokenizer")
-        model = PolystrateLM(arguments.target, arguments.tokenizer, arguments.concurrency)
+        model = PolystrateLM(arguments.target, arguments.tokenizer, arguments.concurrency,
+                             arguments.tls_ca, arguments.api_key_file)
     else:
         from lm_eval.models.huggingface import HFLM
         model = HFLM(pretrained=arguments.hf, dtype="float32", device="cpu", batch_size=8)
