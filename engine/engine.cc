@@ -31,6 +31,7 @@ SchedulerOptions MakeSchedulerOptions(const EngineOptions& options) {
 Engine::Engine(const EngineOptions& options, const Tokenizer* tokenizer)
     : options_(options),
       tokenizer_(tokenizer),
+      queue_({options.max_queued_requests, options.max_queued_tokens}),
       scheduler_(std::make_unique<Scheduler>(MakeSchedulerOptions(options))) {
   load_.total_blocks = options.num_blocks;
 }
@@ -44,17 +45,34 @@ absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
   auto live = std::make_unique<LiveRequest>(id, std::move(request), max_tokens, sink, tokenizer_,
                                             options_.eos_token_ids);
 
-  MutexLock lock(&mutex_);
-  if (draining_) return absl::UnavailableError("the engine is draining and takes no new requests");
+  const absl::Time now = absl::Now();
+  const Identity identity{id, sink, live->request().deadline};
   const std::string& request_id = live->request().request_id;
-  if (!identities_.emplace(request_id, Identity{id, sink}).second) {
+  MutexLock lock(&mutex_);
+  RETURN_IF_ERROR(CheckNow(identity.deadline, live->queued(), now));
+  const auto [found, inserted] = identities_.try_emplace(request_id, identity);
+  // Of one whose deadline has passed the client knows already that it has ended.
+  if (!inserted && found->second.deadline > now) {
     return absl::AlreadyExistsError(
         absl::StrCat("request_id \"", request_id, "\" is that of a live request"));
   }
-  ++load_.queued_requests;
-  load_.waiting_tokens += live->num_prompt_tokens();
+  found->second = identity;
+  queue_.Add(live->queued(), now);
   submitted_.push_back(std::move(live));
   return absl::OkStatus();
+}
+
+absl::Status Engine::CheckNow(absl::Time deadline) const {
+  MutexLock lock(&mutex_);
+  return CheckNow(deadline, {.requests = 1, .tokens = 1}, absl::Now());
+}
+
+absl::Status Engine::CheckNow(absl::Time deadline, const QueueLoad& more, absl::Time now) const {
+  if (draining_) return absl::UnavailableError("the engine is draining and takes no new requests");
+  if (deadline <= now) {
+    return absl::DeadlineExceededError("the deadline had passed when the request arrived");
+  }
+  return queue_.Check(more, now);
 }
 
 absl::Status Engine::Cancel(const std::string& request_id, const TokenSink* sink) {
@@ -65,12 +83,14 @@ absl::Status Engine::Cancel(const std::string& request_id, const TokenSink* sink
     return absl::NotFoundError(absl::StrCat("no live request has the id \"", request_id, "\""));
   }
   cancelled_.push_back(found->second.id);
+  identities_.erase(found);
   return absl::OkStatus();
 }
 
 void Engine::CancelAll() {
   MutexLock lock(&mutex_);
   for (const auto& [request_id, live] : identities_) cancelled_.push_back(live.id);
+  identities_.clear();
 }
 
 void Engine::BeginDrain(absl::Duration timeout) {
@@ -82,7 +102,10 @@ void Engine::BeginDrain(absl::Duration timeout) {
 
 EngineLoad Engine::load() const {
   MutexLock lock(&mutex_);
-  return load_;
+  EngineLoad load = load_;
+  load.queued_requests += queue_.load().requests;
+  load.waiting_tokens += queue_.load().tokens;
+  return load;
 }
 
 void Engine::Run(ControlChannel& control, PipelineStage& stage) {
@@ -132,6 +155,7 @@ bool Engine::TakeCommands() {
     drain_expired = draining_ && absl::Now() >= drain_deadline_;
   }
   for (auto& live : submitted) Start(std::move(live));
+  ExpireDeadlines();
   for (uint64_t id : cancelled) Cancel(id);
   while (drain_expired && !live_.empty()) {
     Fail(live_.begin()->first, absl::UnavailableError("the engine is shutting down"));
@@ -143,8 +167,24 @@ void Engine::Start(std::unique_ptr<LiveRequest> started) {
   LiveRequest& live = *started;
   live.TellKnownScores();
   scheduler_->Add(live.MakeSequence(0));
+  const absl::Time deadline = live.request().deadline;
+  if (deadline != absl::InfiniteFuture()) deadlines_.emplace(deadline, live.id());
   live_.emplace(live.id(), std::move(started));
   if (live.nothing_to_do()) EndOutput(live, 0, {.reason = FinishReason::kLength});
+}
+
+void Engine::ExpireDeadlines() {
+  if (deadlines_.empty()) return;
+  const absl::Time now = absl::Now();
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const uint64_t id = deadlines_.begin()->second;
+    const LiveRequest& live = *Find(id);
+    const bool queued = live.queued().requests == live.request().num_sequences;
+    Fail(id, absl::DeadlineExceededError(queued ? "the deadline passed while the request was queued"
+                                                : absl::StrCat("the deadline passed after ",
+                                                               live.usage().completion_tokens,
+                                                               " tokens")));
+  }
 }
 
 void Engine::Cancel(uint64_t id) {
@@ -216,43 +256,47 @@ void Engine::EndOutput(LiveRequest& live, int32_t output, Finished end) {
   Release(live.id())->sink().OnFinished(end);
 }
 
-void Engine::Fail(uint64_t id, const absl::Status& status) { Release(id)->sink().OnError(status); }
+void Engine::Fail(uint64_t id, const absl::Status& status) {
+  // Whose logits were not finite may have left K and V that are not.
+  const bool keep_cache = status.code() != absl::StatusCode::kInternal;
+  Release(id, keep_cache)->sink().OnError(status);
+}
 
 // Takes the request out of every table; its blocks are free from here on.
-std::unique_ptr<LiveRequest> Engine::Release(uint64_t id) {
+std::unique_ptr<LiveRequest> Engine::Release(uint64_t id, bool keep_cache) {
   auto found = live_.find(id);
   CHECK(found != live_.end());
   std::unique_ptr<LiveRequest> live = std::move(found->second);
   live_.erase(found);
   for (int32_t output = 0; output < live->request().num_sequences; ++output) {
     const uint64_t sequence = SequenceId(id, output);
-    if (scheduler_->Find(sequence) != nullptr) scheduler_->Remove(sequence);
+    if (scheduler_->Find(sequence) != nullptr) scheduler_->Remove(sequence, keep_cache);
   }
+  deadlines_.erase({live->request().deadline, id});
   PublishLoad();
   MutexLock lock(&mutex_);
-  identities_.erase(live->request().request_id);
+  if (live->queued().requests > 0) queue_.Remove(live->queued(), absl::Now());
+  const auto found_id = identities_.find(live->request().request_id);
+  if (found_id != identities_.end() && found_id->second.id == id) identities_.erase(found_id);
   return live;
 }
 
+// What the scheduler has admitted leaves the queue in the same moment as it is seen running.
 void Engine::PublishLoad() {
+  QueueLoad admitted;
+  for (const uint64_t sequence : scheduler_->TakeAdmitted()) {
+    const QueueLoad left = Find(RequestOf(sequence))->LeaveQueue(OutputOf(sequence));
+    admitted.requests += left.requests;
+    admitted.tokens += left.tokens;
+  }
   EngineLoad load;
   load.running_requests = scheduler_->num_running();
-  load.queued_requests = scheduler_->num_waiting();
+  load.queued_requests = scheduler_->num_preempted();
   load.used_blocks = scheduler_->blocks().num_used();
   load.total_blocks = scheduler_->blocks().num_blocks();
-  for (const auto& [id, live] : live_) {
-    for (int32_t output = 0; output < live->request().num_sequences; ++output) {
-      const Sequence* sequence = scheduler_->Find(SequenceId(id, output));
-      if (sequence == nullptr) continue;
-      load.running_tokens += sequence->num_scheduled;
-      load.waiting_tokens += sequence->num_unscheduled();
-    }
-  }
+  load.running_tokens = scheduler_->num_running_tokens();
   MutexLock lock(&mutex_);
-  load.queued_requests += static_cast<int64_t>(submitted_.size());
-  for (const auto& live : submitted_) {
-    load.waiting_tokens += live->num_prompt_tokens();
-  }
+  if (admitted.requests > 0) queue_.Remove(admitted, absl::Now());
   load_ = load;
 }
 

@@ -8,16 +8,19 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/queue_bound.h"
 #include "engine/request.h"
 #include "kernels/core/mutex.h"
 #include "parallel/topology.h"
@@ -45,17 +48,20 @@ struct EngineOptions {
   int64_t max_num_seqs = 64;           // sequences that run at once
   int64_t max_num_batched_tokens =
       512;  // tokens of one step: longer prompts are prefilled in chunks
+  // What may be queued (QueueBound); a batch of prompts that are all known is queued whole.
+  int64_t max_queued_requests = std::numeric_limits<int64_t>::max();
+  int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();
 };
 
 enum class EngineState : uint8_t { kStarting, kReady, kDraining, kStopped };
 
 struct EngineLoad {
   int64_t running_requests = 0;
-  int64_t queued_requests = 0;
+  int64_t queued_requests = 0;  // outputs, like the running ones; the preempted among them
   int64_t used_blocks = 0;
   int64_t total_blocks = 0;
   int64_t running_tokens = 0;  // tokens in the KV cache
-  int64_t waiting_tokens = 0;  // prompt tokens of queued requests
+  int64_t waiting_tokens = 0;  // prompt tokens of requests that were never scheduled
 };
 
 class Engine {
@@ -67,11 +73,15 @@ class Engine {
   // --- Any thread. ---
 
   // Accepts the request or says why not: INVALID_ARGUMENT names the field and its range;
-  // RESOURCE_EXHAUSTED when it could never fit the KV cache; ALREADY_EXISTS for a live request_id;
-  // UNAVAILABLE while draining. After OK the sink is told how each output ends (TokenSink).
+  // RESOURCE_EXHAUSTED when it could never fit the KV cache, or, with a retry delay, when the queue
+  // is full; ALREADY_EXISTS for a live request_id; UNAVAILABLE while draining; DEADLINE_EXCEEDED.
+  // After OK the sink is told how each output ends (TokenSink).
   absl::Status Submit(GenerationRequest request, TokenSink* sink);
-  // Ends a live request with OnFinished(kCancelled) soon; NOT_FOUND otherwise. With a sink, only if
-  // it is that sink's: the id may be another request's by now.
+  // What Submit would answer the smallest request just now: to be asked before work is spent on
+  // one.
+  absl::Status CheckNow(absl::Time deadline) const;
+  // Ends a live request with OnFinished(kCancelled) soon, and its id is free at once; NOT_FOUND
+  // otherwise. With a sink, only if it is that sink's: the id may be another request's by now.
   absl::Status Cancel(const std::string& request_id, const TokenSink* sink = nullptr);
   void CancelAll();
   // Idempotent; the earliest deadline wins.
@@ -89,10 +99,18 @@ class Engine {
 
  private:
   using Commands = std::vector<std::unique_ptr<LiveRequest>>;
+  struct Identity {
+    uint64_t id;
+    const TokenSink* sink;
+    absl::Time deadline;
+  };
 
+  absl::Status CheckNow(absl::Time deadline, const QueueLoad& more, absl::Time now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakeCommands();
   bool HasCommands() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Start(std::unique_ptr<LiveRequest> started);
+  void ExpireDeadlines();
   void Cancel(uint64_t id);
   LiveRequest* Find(uint64_t id);  // by its own id, not a sequence's
   void Commit(const StepResult& result);
@@ -100,7 +118,7 @@ class Engine {
   void CommitSample(const SampledToken& sample, absl::Span<const TokenLogProb> candidates);
   void EndOutput(LiveRequest& live, int32_t output, Finished end);
   void Fail(uint64_t id, const absl::Status& status);
-  std::unique_ptr<LiveRequest> Release(uint64_t id);
+  std::unique_ptr<LiveRequest> Release(uint64_t id, bool keep_cache = true);
   void PublishLoad();
 
   const EngineOptions options_;
@@ -111,18 +129,17 @@ class Engine {
   mutable Mutex mutex_;
   Commands submitted_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint64_t> cancelled_ ABSL_GUARDED_BY(mutex_);
-  struct Identity {
-    uint64_t id;
-    const TokenSink* sink;
-  };
-  absl::flat_hash_map<std::string, Identity> identities_ ABSL_GUARDED_BY(mutex_);  // by request_id
+  // By request_id: all that live and are not cancelled.
+  absl::flat_hash_map<std::string, Identity> identities_ ABSL_GUARDED_BY(mutex_);
+  QueueBound queue_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  EngineLoad load_ ABSL_GUARDED_BY(mutex_);
+  EngineLoad load_ ABSL_GUARDED_BY(mutex_);  // without what is in queue_
 
   // Only the engine's thread, from here on.
   std::unique_ptr<Scheduler> scheduler_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<LiveRequest>> live_;  // by id
+  absl::btree_set<std::pair<absl::Time, uint64_t>> deadlines_;        // of live_; finite ones
   int in_flight_ = 0;                                                 // plans, at most pp_size
 };
 

@@ -36,6 +36,7 @@ LiveRequest::LiveRequest(uint64_t id, GenerationRequest request, int64_t max_tok
         std::make_unique<Detokenizer>(*tokenizer, /*skip_special_tokens=*/true, request_.prompt);
     output.stop_texts = StopTextMatcher(request_.stop_texts, request_.include_stop_in_output);
   }
+  queued_ = {request_.num_sequences, num_prompt_tokens()};
   if (request_.prompt_logprobs) {
     const int64_t first = std::max<int64_t>(request_.prompt_logprob_start, 1);
     prompt_scores_.resize(num_prompt_tokens() - request_.prompt_logprob_start);
@@ -48,6 +49,14 @@ RequestUsage LiveRequest::usage() const {
   usage.prompt_tokens = num_prompt_tokens();
   for (const Output& output : outputs_) usage.completion_tokens += output.num_tokens;
   return usage;
+}
+
+QueueLoad LiveRequest::LeaveQueue(int32_t output) {
+  // The first output computes the prompt; the others find it in the cache.
+  const QueueLoad left{1, output == 0 ? queued_.tokens : 0};
+  queued_.requests -= left.requests;
+  queued_.tokens -= left.tokens;
+  return left;
 }
 
 SampleRow LiveRequest::MakeSampleRow(int32_t output) const {
@@ -84,6 +93,7 @@ std::unique_ptr<Sequence> LiveRequest::MakeSequence(int32_t output) const {
     absl::c_for_each(request_.stop_token_ids, ban);
   }
   sequence->sample = max_tokens_ > 0;
+  sequence->priority = request_.priority;
   if (output == 0) {
     sequence->score_begin = num_prompt_tokens() - num_unscored_;
     sequence->num_candidates = static_cast<int32_t>(request_.prompt_candidates);

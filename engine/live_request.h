@@ -10,6 +10,7 @@
 
 #include "absl/types/span.h"
 #include "engine/detokenizer.h"
+#include "engine/queue_bound.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "engine/step_plan.h"
@@ -39,6 +40,10 @@ class LiveRequest {
   TokenSink& sink() const { return *sink_; }
   int64_t num_prompt_tokens() const { return static_cast<int64_t>(request_.prompt.size()); }
   RequestUsage usage() const;
+  // What of it was never scheduled.
+  const QueueLoad& queued() const { return queued_; }
+  // An output is scheduled for the first time. What it takes from queued().
+  QueueLoad LeaveQueue(int32_t output);
 
   // Every output has ended, and so has the request.
   bool done() const { return num_ended_ == request_.num_sequences; }
@@ -82,6 +87,7 @@ class LiveRequest {
   const uint64_t seed_;
   std::vector<Output> outputs_;
   int32_t num_ended_ = 0;
+  QueueLoad queued_;
   std::vector<PromptScore> prompt_scores_;  // logprob is NaN until scored
   int64_t num_unscored_ = 0;
 };

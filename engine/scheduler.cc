@@ -51,7 +51,7 @@ void Scheduler::Remove(uint64_t id, bool keep_cache) {
   auto found = sequences_.find(id);
   CHECK(found != sequences_.end());
   Sequence* sequence = found->second.get();
-  waiting_.erase(sequence);
+  if (waiting_.erase(sequence) > 0 && sequence->admitted) --num_preempted_;
   running_.erase(sequence);
   if (!keep_cache) {
     // Not its block_table: it may have been preempted, and others may have published the same.
@@ -69,6 +69,12 @@ bool Scheduler::Append(uint64_t id, int64_t position, int32_t token_id) {
   sequence.tokens.push_back(token_id);
   if (sequence.history != nullptr) sequence.history->Add(token_id);
   return true;
+}
+
+int64_t Scheduler::num_running_tokens() const {
+  int64_t tokens = 0;
+  for (const Sequence* sequence : running_) tokens += sequence->num_scheduled;
+  return tokens;
 }
 
 const Sequence* Scheduler::Find(uint64_t id) const {
@@ -145,6 +151,7 @@ void Scheduler::PreemptLeastUrgent() {
   victim->num_published = 0;
   victim->content = BlockPool::kNothing;
   waiting_.insert(victim);
+  ++num_preempted_;
   preempted_this_step_ = true;
   ++num_preemptions_;
 }
@@ -209,8 +216,11 @@ bool Scheduler::TakeBlocks(Sequence* sequence) {
   sequence->num_published = num_found;
   sequence->content = prefix.content;
   sequence->num_scheduled = num_found * options_.block_size;
-  if (!sequence->admitted) {
+  if (sequence->admitted) {
+    --num_preempted_;
+  } else {
     sequence->admitted = true;
+    admitted_.push_back(sequence->id);
     sequence->num_cached_tokens = sequence->num_scheduled;
     if (!sequence->cache_root.is_private()) {
       num_prefix_queries_ += sequence->prompt_len;
@@ -293,10 +303,13 @@ void Scheduler::CheckInvariants() const {
       if (i >= sequence->num_published) CHECK_EQ(blocks_.num_holders(block), 1);
     }
   }
+  int64_t num_preempted = 0;
   for (const Sequence* sequence : waiting_) {
     CHECK(sequence->block_table.empty());
     CHECK_EQ(sequence->num_scheduled, 0);
+    num_preempted += sequence->admitted ? 1 : 0;
   }
+  CHECK_EQ(num_preempted, num_preempted_);
   for (int32_t block = 0; block < blocks_.num_blocks(); ++block) {
     CHECK_EQ(holders[block], blocks_.num_holders(block));
   }

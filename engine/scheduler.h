@@ -17,6 +17,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/container/btree_set.h"
@@ -102,6 +103,12 @@ class Scheduler {
   int64_t num_prefix_queries() const { return num_prefix_queries_; }
   int64_t num_prefix_hits() const { return num_prefix_hits_; }
   const BlockPool& blocks() const { return blocks_; }
+  // Ids of sequences that were admitted for the first time since the last call.
+  std::vector<uint64_t> TakeAdmitted() { return std::exchange(admitted_, {}); }
+  // Of those that wait.
+  int64_t num_preempted() const { return num_preempted_; }
+  // What the running ones have in the cache.
+  int64_t num_running_tokens() const;
 
   // CHECKs that queues, block tables and the pool agree; for tests.
   void CheckInvariants() const;
@@ -138,6 +145,8 @@ class Scheduler {
   Queue running_;  // all their needed tokens have blocks
   bool preempted_this_step_ = false;
   int64_t num_preemptions_ = 0;
+  int64_t num_preempted_ = 0;
+  std::vector<uint64_t> admitted_;
   int64_t num_prefix_queries_ = 0;
   int64_t num_prefix_hits_ = 0;
   uint64_t next_arrival_ = 0;

@@ -80,6 +80,8 @@ ModelPlan MakePlan(const std::string& model_dir, const LocalEngineOptions& optio
   plan.engine.num_blocks = options.num_blocks;
   plan.engine.max_num_seqs = options.max_num_seqs;
   plan.engine.max_num_batched_tokens = options.max_num_batched_tokens;
+  plan.engine.max_queued_requests = options.max_queued_requests;
+  plan.engine.max_queued_tokens = options.max_queued_tokens;
   return plan;
 }
 

@@ -2,6 +2,7 @@
 // the thread sanitizer watches.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,6 +28,8 @@ struct LocalEngineOptions {
   int64_t num_blocks = 64;
   int64_t max_num_seqs = 64;
   int64_t max_num_batched_tokens = 512;
+  int64_t max_queued_requests = std::numeric_limits<int64_t>::max();
+  int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();
   bool prefill_skip = true;
   int num_threads = 1;  // of each rank
 };
