@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <map>
+#include <set>
 #include <string>
 
 #include "google/protobuf/descriptor.h"
@@ -41,13 +42,17 @@ class ApiKeysTest : public testing::Test {
   // Any method with an empty request, its answer not looked at.
   static grpc::Status Call(const ServedEngine& served, const std::string& method,
                            const Metadata& metadata) {
+    return Call(served.channel(), method, metadata);
+  }
+  static grpc::Status Call(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                           const Metadata& metadata) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(2));
     for (const auto& [name, value] : metadata) context.AddMetadata(name, value);
     grpc::CompletionQueue queue;
     grpc::ByteBuffer reply;
     grpc::Status status;
-    grpc::GenericStub stub(served.channel());
+    grpc::GenericStub stub(channel);
     const grpc::Slice empty;
     const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&empty, 1), &queue);
     call->StartCall();
@@ -141,6 +146,54 @@ TEST_F(ApiKeysTest, WhatCountsAsShowingAKey) {
   const std::string method = "/openengine.v1.Control/GetLoad";
   EXPECT_EQ(Call(served, method, {}).error_message(),
             Call(served, method, Bearer(key + "x")).error_message());
+}
+
+// Notes the names of the metadata that come with each call, and says OK.
+class MetadataNames final : public grpc::CallbackGenericService {
+ public:
+  grpc::ServerGenericBidiReactor* CreateReactor(
+      grpc::GenericCallbackServerContext* context) override {
+    struct Reactor final : grpc::ServerGenericBidiReactor {
+      void OnDone() override { delete this; }
+    };
+    for (const auto& [name, value] : context->client_metadata()) {
+      names.insert(std::string(name.data(), name.size()));
+    }
+    auto* reactor = new Reactor;
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+  std::set<std::string> names;  // to be read when the call is over
+};
+
+TEST_F(ApiKeysTest, MethodsSeeAllMetadataButTheKey) {
+  MetadataNames service;
+  grpc::ServerBuilder builder;
+  int port = 0;
+  const auto credentials = CreateServerCredentials(Options().security);
+  ASSERT_TRUE(credentials.ok()) << credentials.status();
+  builder.AddListeningPort("127.0.0.1:0", *credentials, &port);
+  builder.RegisterCallbackGenericService(&service);
+  const auto server = builder.BuildAndStart();
+  const auto channel = Connector().Connect("127.0.0.1:" + std::to_string(port));
+  const Metadata metadata = {
+      {"authorization", std::string("Bearer ") + kKey}, {"x-api-key", kKey}, {"traceparent", "00"}};
+  // Without a message the client calls it a failure; the server's part is over all the same.
+  Call(channel, "/any.Service/Method", metadata);
+  EXPECT_EQ(service.names.count("traceparent"), 1u);
+  EXPECT_EQ(service.names.count("authorization") + service.names.count("x-api-key"), 0u);
+}
+
+TEST_F(ApiKeysTest, AMessageWithoutAKeyIsNotReadWhateverItsSize) {
+  RpcServerOptions options = Options();
+  options.max_message_bytes = 4096;
+  ServedEngine served(ServedModel(), 4096, options);
+  served.Run();
+  pb::GenerateRequest request = GreedyRequest(1);
+  request.mutable_token_ids()->mutable_ids()->Resize(1 << 20, 100);
+  EXPECT_EQ(Ask(served.inference(), request).status.error_code(),
+            grpc::StatusCode::UNAUTHENTICATED);
 }
 
 TEST_F(ApiKeysTest, KeysRotateWhileTheServerRuns) {
