@@ -109,6 +109,7 @@ TEST(Behaviour, DuplicateLiveRequestIdIsAlreadyExists) {
   pb::GenerateRequest request = GreedyRequest(1500);
   request.set_request_id("twice");
   OpenStream first(engine, request);
+  first.WaitForTokens();
   for (int i = 0; i < 3; ++i) {
     const Answer second = Ask(engine.inference(), request);
     EXPECT_EQ(second.status.error_code(), StatusCode::ALREADY_EXISTS);

@@ -101,22 +101,25 @@ class ServedRanks {
   std::unique_ptr<pb::Control::Stub> control_;
 };
 
-// A stream that is open: its first tokens have come. Destroyed, it is cancelled.
+// A call under way. Destroyed, it is cancelled.
 class OpenStream {
  public:
   OpenStream(ServedRanks& engine, const pb::GenerateRequest& request,
              absl::Duration deadline = absl::Seconds(60)) {
     context_.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
     reader_ = engine.inference().Generate(&context_, request);
+  }
+  ~OpenStream() { context_.TryCancel(); }
+
+  // Until the first tokens have come; they will be in Rest() too.
+  void WaitForTokens() {
     pb::GenerateResponse first;
     EXPECT_TRUE(reader_->Read(&first));
     EXPECT_TRUE(first.has_token()) << first.DebugString();
     for (const pb::TokenInfo& token : first.token().tokens()) ids_.push_back(token.token_id());
   }
-  ~OpenStream() { context_.TryCancel(); }
-
   void Cancel() { context_.TryCancel(); }
-  // The whole answer, the first tokens included.
+  // The whole answer.
   Answer Rest() {
     Answer answer;
     answer.ids = ids_;
