@@ -7,6 +7,8 @@
 namespace polystrate {
 namespace {
 
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // What the sequence's penalties need to know of its tokens; null when it has no penalty.
 std::unique_ptr<TokenHistory> MakeHistory(const Sequence& sequence) {
   const SampleRow& row = sequence.sampling;
@@ -30,7 +32,7 @@ Scheduler::Scheduler(const SchedulerOptions& options)
 }
 
 int64_t Scheduler::BlocksFor(int64_t num_tokens) const {
-  return (num_tokens + options_.block_size - 1) / options_.block_size;
+  return CeilDiv(num_tokens, options_.block_size);
 }
 
 bool Scheduler::Fits(int64_t num_tokens) const {
@@ -87,11 +89,17 @@ std::optional<StepPlan> Scheduler::Schedule() {
   plan.cu_seqlens_q.push_back(0);
   planned_.clear();
   preempted_this_step_ = false;
-  ScheduleDecodes(&plan);
-  SchedulePrompts(&plan);
+  const Share share = EvenShare();
+  ScheduleDecodes(share, &plan);
+  const int64_t num_decodes = plan.num_tokens();
+  const PromptLimit limit = {
+      // One more than its share, if decodes fill that: the chunks of a prompt go into every plan.
+      std::max(share.num_seqs, plan.num_seqs() + 1),
+      std::min(options_.max_num_batched_tokens, num_decodes + share.num_prompt_tokens)};
+  SchedulePrompts(limit, &plan);
   // What a preemption has just freed must not go to a newcomer, or the two would take turns for
   // ever.
-  if (!preempted_this_step_) AdmitWaiting(&plan);
+  if (!preempted_this_step_) AdmitWaiting(limit, &plan);
   if (planned_.empty()) return std::nullopt;
 
   for (const Sequence* sequence : planned_) {
@@ -104,25 +112,69 @@ std::optional<StepPlan> Scheduler::Schedule() {
     plan.block_tables.resize(end, 0);
   }
   plan.step_id = next_step_id_++;
+  recent_prompt_tokens_.push_front(plan.num_tokens() - num_decodes);
+  if (recent_prompt_tokens_.size() >= static_cast<size_t>(kRounds * options_.pp_size)) {
+    recent_prompt_tokens_.pop_back();
+  }
   return plan;
 }
 
-// With pp_size plans in flight each stage has work only if no plan takes everybody: an even share
-// of all that could run now.
-int64_t Scheduler::MaxSequencesPerPlan() const {
-  const int64_t active = std::min(num_running() + num_waiting(), options_.max_num_seqs);
-  return std::max<int64_t>(1, (active + options_.pp_size - 1) / options_.pp_size);
+void Scheduler::Retire(uint64_t step_id) {
+  if (step_id + 1 == next_step_id_) recent_prompt_tokens_.clear();  // nothing is in flight
 }
 
-void Scheduler::ScheduleDecodes(StepPlan* plan) {
-  const int64_t max_seqs = MaxSequencesPerPlan();
+// With pp_size plans in flight a stage waits whenever one of them is smaller than the others. So
+// each takes an even part of all there is to do.
+Scheduler::Share Scheduler::EvenShare() const {
+  const int64_t pp_size = options_.pp_size;
+  int64_t num_decodes = 0;
+  int64_t num_prompt_tokens = 0;
+  bool decoding = false;
+  for (const Sequence* sequence : running_) {
+    if (sequence->num_unscheduled() < 2) {
+      ++num_decodes;
+      decoding |= static_cast<int64_t>(sequence->tokens.size()) > sequence->prompt_len;
+    } else {
+      num_prompt_tokens += sequence->num_unscheduled();
+    }
+  }
+  // While sequences decode plans follow one another anyway, and prompts go into more of them: they
+  // arrive one by one, and would fill a plan but not the next.
+  const int64_t num_plans = pp_size > 1 && decoding ? kRounds * pp_size : pp_size;
+  int64_t before = 1;
+  for (int64_t tokens : recent_prompt_tokens_) {
+    if (before++ < num_plans) num_prompt_tokens += tokens;
+  }
+  int64_t admissible = options_.max_num_seqs - num_running();
+  for (const Sequence* sequence : waiting_) {
+    if (admissible-- <= 0) break;
+    if (num_prompt_tokens >= num_plans * options_.max_num_batched_tokens) break;
+    num_prompt_tokens += sequence->num_unscheduled();
+  }
+  const int64_t num_seqs = std::min(num_running() + num_waiting(), options_.max_num_seqs);
+  return {CeilDiv(num_decodes, pp_size), CeilDiv(num_seqs, pp_size),
+          std::max(CeilDiv(num_prompt_tokens, num_plans), kMinPromptTokens)};
+}
+
+// Running sequences that miss one token alone, the most urgent first. If there are more than
+// `limit`, those that have waited longest, so that all get their turn.
+std::vector<Sequence*> Scheduler::ReadyDecodes(size_t limit) const {
   std::vector<Sequence*> ready;
   for (Sequence* sequence : running_) {
     if (sequence->num_unscheduled() == 1) ready.push_back(sequence);
   }
-  for (Sequence* sequence : ready) {
-    if (plan->num_seqs() >= max_seqs) return;
-    if (plan->num_tokens() >= options_.max_num_batched_tokens) return;
+  if (ready.size() <= limit) return ready;
+  std::stable_sort(ready.begin(), ready.end(), [](const Sequence* a, const Sequence* b) {
+    return a->last_step < b->last_step;
+  });
+  ready.resize(limit);
+  std::sort(ready.begin(), ready.end(), MoreUrgent());
+  return ready;
+}
+
+void Scheduler::ScheduleDecodes(const Share& share, StepPlan* plan) {
+  const int64_t limit = std::min(share.num_decodes, options_.max_num_batched_tokens);
+  for (Sequence* sequence : ReadyDecodes(limit)) {
     // Who is preempted is less urgent than all that are in the plan.
     if (!running_.contains(sequence) || !GrowOrPreempt(sequence)) return;
     AddChunk(sequence, 1, plan);
@@ -156,11 +208,10 @@ void Scheduler::PreemptLeastUrgent() {
   ++num_preemptions_;
 }
 
-void Scheduler::SchedulePrompts(StepPlan* plan) {
-  const int64_t max_seqs = MaxSequencesPerPlan();
+void Scheduler::SchedulePrompts(const PromptLimit& limit, StepPlan* plan) {
   for (Sequence* sequence : running_) {
-    const int64_t budget = options_.max_num_batched_tokens - plan->num_tokens();
-    if (budget <= 0 || plan->num_seqs() >= max_seqs) return;
+    const int64_t budget = limit.num_tokens - plan->num_tokens();
+    if (budget <= 0 || plan->num_seqs() >= limit.num_seqs) return;
     if (sequence->num_unscheduled() < 2) continue;  // nothing to do, or a decode that has to wait
     // A token sampled before a preemption may arrive while the prompt is computed again and outgrow
     // the blocks; it is then left for a decode, which may ask for more.
@@ -170,11 +221,10 @@ void Scheduler::SchedulePrompts(StepPlan* plan) {
   }
 }
 
-void Scheduler::AdmitWaiting(StepPlan* plan) {
-  const int64_t max_seqs = MaxSequencesPerPlan();
+void Scheduler::AdmitWaiting(const PromptLimit& limit, StepPlan* plan) {
   while (!waiting_.empty() && num_running() < options_.max_num_seqs) {
-    const int64_t budget = options_.max_num_batched_tokens - plan->num_tokens();
-    if (budget <= 0 || plan->num_seqs() >= max_seqs) return;
+    const int64_t budget = limit.num_tokens - plan->num_tokens();
+    if (budget <= 0 || plan->num_seqs() >= limit.num_seqs) return;
     Sequence* sequence = *waiting_.begin();
     if (!TakeBlocks(sequence)) return;
     waiting_.erase(waiting_.begin());

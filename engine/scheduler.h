@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -91,7 +92,14 @@ class Scheduler {
   // max_num_batched_tokens, and its next chunk may follow while the last is in flight. When blocks
   // run out the least urgent sequence is preempted: it gives its blocks back, and what it does not
   // find again is computed again later.
+  //
+  // Up to pp_size plans are in flight, so each takes an even share of the decodes and of the prompt
+  // tokens, and at most ceil(active sequences / pp_size) sequences, or one more: the next chunk of
+  // a prompt goes into every plan, so that a stage is at one while the stage behind it is at the
+  // one before.
   std::optional<StepPlan> Schedule();
+  // The results of that plan, and so of those before it, are here.
+  void Retire(uint64_t step_id);
 
   bool idle() const { return sequences_.empty(); }
   const Sequence* Find(uint64_t id) const;
@@ -125,15 +133,33 @@ class Scheduler {
     BlockPool::Content content = BlockPool::kNothing;
   };
 
-  int64_t MaxSequencesPerPlan() const;
+  // Below so many tokens a step takes about as long as with fewer, for it reads all weights: a
+  // prompt is not cut into smaller parts for the sake of balance.
+  static constexpr int64_t kMinPromptTokens = 64;
+  // While others decode, prompts are spread over so many times pp_size plans.
+  static constexpr int64_t kRounds = 4;
+  // What one plan may take.
+  struct Share {
+    int64_t num_decodes;
+    int64_t num_seqs;
+    int64_t num_prompt_tokens;
+  };
+  // Where a plan that has its decodes is full.
+  struct PromptLimit {
+    int64_t num_seqs;
+    int64_t num_tokens;
+  };
+
+  Share EvenShare() const;
+  std::vector<Sequence*> ReadyDecodes(size_t limit) const;
   int64_t BlocksFor(int64_t num_tokens) const;
   Prefix FindPrefix(const Sequence& sequence, int64_t max_tokens) const;
   bool TakeBlocks(Sequence* sequence);
   void PublishFullBlocks(Sequence* sequence);
   bool GrowOrPreempt(Sequence* sequence);
-  void ScheduleDecodes(StepPlan* plan);
-  void SchedulePrompts(StepPlan* plan);
-  void AdmitWaiting(StepPlan* plan);
+  void ScheduleDecodes(const Share& share, StepPlan* plan);
+  void SchedulePrompts(const PromptLimit& limit, StepPlan* plan);
+  void AdmitWaiting(const PromptLimit& limit, StepPlan* plan);
   void PreemptLeastUrgent();
   void AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
   void AddSample(const Sequence& sequence, StepPlan* plan);
@@ -151,6 +177,9 @@ class Scheduler {
   int64_t num_prefix_hits_ = 0;
   uint64_t next_arrival_ = 0;
   uint64_t next_step_id_ = 0;
+  // Of the plans before, the newest first: those in flight and so many that fewer than kRounds
+  // times as many as can be are remembered.
+  std::deque<int64_t> recent_prompt_tokens_;
   // Tables of the plan being made, before they are laid out with a common width.
   std::vector<const Sequence*> planned_;
 };
