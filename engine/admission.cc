@@ -154,6 +154,10 @@ absl::StatusOr<int64_t> Admit(const GenerationRequest& request, const EngineOpti
   RETURN_IF_ERROR(CheckTokenCounts(request));
   RETURN_IF_ERROR(CheckOutputs(request, options));
   RETURN_IF_ERROR(CheckStops(request, options, has_tokenizer));
+  if (request.cache_salt.size() > kMaxCacheSaltBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("cache_salt has ", request.cache_salt.size(),
+                                                   " bytes; it may have ", kMaxCacheSaltBytes));
+  }
   const int64_t prompt = static_cast<int64_t>(request.prompt.size());
   const bool generates = request.max_tokens.value_or(1) > 0;
   const int64_t longest = options.max_model_len + (generates ? -1 : 1);

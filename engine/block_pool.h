@@ -69,6 +69,9 @@ class BlockPool {
   std::pair<int32_t, Content> Find(const CacheRoot& root, Content before,
                                    absl::Span<const int32_t> tokens) const;
   int32_t num_holders(int32_t block) const { return blocks_[block].num_holders; }
+  bool is_free(int32_t block) const {
+    return blocks_[block].num_holders == 0 && blocks_[block].content == kNothing;
+  }
   // One more holder of a block that was found.
   void Hold(int32_t block);
   // What these published blocks hold shall not be found any more.

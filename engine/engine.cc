@@ -42,6 +42,7 @@ absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
   ASSIGN_OR_RETURN(const int64_t max_tokens, Admit(request, options_, tokenizer_ != nullptr));
   const uint64_t id = next_id_++;
   if (request.request_id.empty()) request.request_id = absl::StrCat("polystrate-", id);
+  request.bypass_prefix_cache |= !options_.prefix_cache;
   auto live = std::make_unique<LiveRequest>(id, std::move(request), max_tokens, sink, tokenizer_,
                                             options_.eos_token_ids);
 
@@ -205,6 +206,7 @@ LiveRequest* Engine::Find(uint64_t id) {
 }
 
 void Engine::Commit(const StepResult& result) {
+  scheduler_->Retire(result.step_id);
   absl::Span<const TokenLogProb> candidates = result.candidates;
   for (const ScoredToken& score : result.scores) {
     CommitScore(score, candidates.first(score.num_candidates));
@@ -247,6 +249,9 @@ void Engine::CommitSample(const SampledToken& sample, absl::Span<const TokenLogP
 
 // `live` is gone afterwards if this was its last output.
 void Engine::EndOutput(LiveRequest& live, int32_t output, Finished end) {
+  if (output == 0) {
+    live.set_num_cached_tokens(scheduler_->Find(SequenceId(live.id(), 0))->num_cached_tokens);
+  }
   end = live.End(output, std::move(end));
   if (!live.done()) {
     const uint64_t sequence = SequenceId(live.id(), output);
@@ -257,12 +262,12 @@ void Engine::EndOutput(LiveRequest& live, int32_t output, Finished end) {
 }
 
 void Engine::Fail(uint64_t id, const absl::Status& status) {
-  // Whose logits were not finite may have left K and V that are not.
-  const bool keep_cache = status.code() != absl::StatusCode::kInternal;
+  // Whose logits were not finite has read or left K and V that are not.
+  const bool keep_cache = !absl::IsInternal(status);
   Release(id, keep_cache)->sink().OnError(status);
 }
 
-// Takes the request out of every table; its blocks are free from here on.
+// Takes the request out of every table and gives its blocks back.
 std::unique_ptr<LiveRequest> Engine::Release(uint64_t id, bool keep_cache) {
   auto found = live_.find(id);
   CHECK(found != live_.end());

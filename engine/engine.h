@@ -47,7 +47,8 @@ struct EngineOptions {
   int64_t num_blocks = 0;              // KV blocks, the minimum over stages
   int64_t max_num_seqs = 64;           // sequences that run at once
   int64_t max_num_batched_tokens =
-      512;  // tokens of one step: longer prompts are prefilled in chunks
+      512;                   // tokens of one step: longer prompts are prefilled in chunks
+  bool prefix_cache = true;  // false: every request bypasses it
   // What may be queued (QueueBound); a batch of prompts that are all known is queued whole.
   int64_t max_queued_requests = std::numeric_limits<int64_t>::max();
   int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();

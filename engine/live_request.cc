@@ -48,6 +48,7 @@ RequestUsage LiveRequest::usage() const {
   RequestUsage usage;
   usage.prompt_tokens = num_prompt_tokens();
   for (const Output& output : outputs_) usage.completion_tokens += output.num_tokens;
+  usage.cached_prompt_tokens = num_cached_tokens_;
   return usage;
 }
 
@@ -83,6 +84,11 @@ std::unique_ptr<Sequence> LiveRequest::MakeSequence(int32_t output) const {
   sequence->id = SequenceId(id_, output);
   sequence->tokens = request_.prompt;
   sequence->prompt_len = num_prompt_tokens();
+  if (request_.bypass_prefix_cache) {
+    sequence->cache_root.private_id = id_;
+  } else {
+    sequence->cache_root.salt = request_.cache_salt;
+  }
   sequence->sampling = MakeSampleRow(output);
   if (request_.min_tokens > 0) {
     sequence->biases_end = num_prompt_tokens() + request_.min_tokens;

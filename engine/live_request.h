@@ -49,6 +49,8 @@ class LiveRequest {
   bool done() const { return num_ended_ == request_.num_sequences; }
   bool has_ended(int32_t output) const { return outputs_[output].ended; }
   int64_t num_tokens(int32_t output) const { return outputs_[output].num_tokens; }
+  // Of the prompt, found for the first output; the others find the first's.
+  void set_num_cached_tokens(int64_t n) { num_cached_tokens_ = n; }
   // Only scores are wanted, and all are known.
   bool nothing_to_do() const { return max_tokens_ == 0 && num_unscored_ == 0; }
 
@@ -88,6 +90,7 @@ class LiveRequest {
   std::vector<Output> outputs_;
   int32_t num_ended_ = 0;
   QueueLoad queued_;
+  int64_t num_cached_tokens_ = 0;
   std::vector<PromptScore> prompt_scores_;  // logprob is NaN until scored
   int64_t num_unscored_ = 0;
 };

@@ -19,6 +19,7 @@ namespace polystrate {
 inline constexpr size_t kMaxStopTokenIds = 1024;
 inline constexpr size_t kMaxStopTexts = 64;
 inline constexpr size_t kMaxStopTextBytes = 1024;
+inline constexpr size_t kMaxCacheSaltBytes = 256;
 
 struct SamplingParams {
   double temperature = 1.0;  // [0, 2]; below 1e-5 is greedy
@@ -62,10 +63,13 @@ struct GenerationRequest {
   int64_t prompt_candidates = 0;     // likeliest tokens told at each, [0, kMaxCandidates]
   // Asks for the rank of each token of the output; its log-probability is always told.
   bool output_logprobs = false;
-  int64_t output_candidates = 0;     // likeliest tokens told at each, [0, kMaxCandidates]
-  bool bypass_prefix_cache = false;  // compute the prompt, whatever the cache holds
-  std::string cache_salt;            // blocks are shared among requests of one salt only
-  int32_t priority = 0;              // higher is more urgent
+  int64_t output_candidates = 0;  // likeliest tokens told at each, [0, kMaxCandidates]
+  // Neither finds what others computed nor leaves anything for them; its outputs still share the
+  // prompt.
+  bool bypass_prefix_cache = false;
+  // Blocks are shared among requests of one salt only. kMaxCacheSaltBytes at most.
+  std::string cache_salt;
+  int32_t priority = 0;  // higher is more urgent
   absl::Time deadline = absl::InfiniteFuture();
 };
 

@@ -75,6 +75,9 @@ void EngineFlags::AddTo(FlagSet* flags) {
       "prefill_skip", &prefill_skip,
       "above the last layer that owns a KV cache, compute only rows whose logits are wanted; "
       "the results are the same without (=false)");
+  flags->Add("prefix_cache", &prefix_cache,
+             "keep the KV blocks of what was computed, for later prompts that begin alike; without "
+             "(=false) only the outputs of one request share");
   flags->Add("threads", &threads, "threads of each rank (default: an equal share of the cores)");
   flags->Add("load_format", &load_format,
              "auto, or dummy: no checkpoint is read, weights are random; to measure speed");
@@ -147,6 +150,7 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   engine.num_blocks = setup.model.memory.num_blocks;
   engine.max_num_seqs = flags.max_num_seqs;
   engine.max_num_batched_tokens = flags.max_num_batched_tokens;
+  engine.prefix_cache = flags.prefix_cache;
 
   setup.stage.dtype = setup.model.dtype;
   setup.stage.num_blocks = engine.num_blocks;

@@ -38,6 +38,7 @@ struct EngineFlags {
   int64_t max_num_seqs = 64;
   int64_t max_num_batched_tokens = 512;
   bool prefill_skip = true;
+  bool prefix_cache = true;
   std::optional<int64_t> threads;
   std::string load_format = "auto";
   std::optional<std::string> timeline;

@@ -42,8 +42,8 @@ void FillGeneration(const EngineOptions& options, pb::GenerationCapabilities* ge
   generation->set_max_num_sequences(static_cast<uint32_t>(MaxNumSequences(options)));
   generation->set_supports_priority(false);
   generation->set_supports_stop_in_output(true);
-  generation->set_supports_cache_salt(false);
-  generation->set_supports_prefix_cache_bypass(false);
+  generation->set_supports_cache_salt(true);
+  generation->set_supports_prefix_cache_bypass(true);
 }
 
 absl::Status CheckHealthRequest(const pb::HealthRequest& request, const std::string& model_id) {

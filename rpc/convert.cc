@@ -53,8 +53,6 @@ absl::Status CheckRest(const pb::GenerateRequest& wire) {
                       !wire.guided().backend().empty();
   return FirstUnsupported({
       {wire.kv().has_session(), "kv.session"},
-      {wire.kv().bypass_prefix_cache(), "kv.bypass_prefix_cache"},
-      {!wire.kv().cache_salt().empty(), "kv.cache_salt"},
       {guided, "guided"},
       {wire.media_size() > 0, "media"},
       {!wire.lora_name().empty(), "lora_name"},
@@ -221,6 +219,8 @@ absl::StatusOr<GenerationRequest> FromWire(const pb::GenerateRequest& wire,
   }
   RETURN_IF_ERROR(ReadStopping(wire.stopping(), &request));
   RETURN_IF_ERROR(ReadResponse(wire.response(), &request));
+  request.bypass_prefix_cache = wire.kv().bypass_prefix_cache();
+  request.cache_salt = wire.kv().cache_salt();
   // Last, as it is the only step that takes time.
   ASSIGN_OR_RETURN(request.prompt, Prompt(wire, tokenizer));
   return request;
@@ -272,6 +272,7 @@ void ToWire(const RequestUsage& usage, pb::Usage* wire) {
   wire->set_prompt_tokens(static_cast<uint32_t>(usage.prompt_tokens));
   wire->set_completion_tokens(static_cast<uint32_t>(usage.completion_tokens));
   wire->set_total_tokens(static_cast<uint32_t>(usage.prompt_tokens + usage.completion_tokens));
+  wire->set_cached_prompt_tokens(static_cast<uint32_t>(usage.cached_prompt_tokens));
 }
 
 void ToWire(const absl::Status& status, pb::EngineError* wire) {

@@ -172,5 +172,14 @@ TEST(AdmissionTest, TheNumberOfOutputsIsBoundedWhateverTheEngineRuns) {
   EXPECT_EQ(MaxNumSequences(options), 16384);
 }
 
+TEST(AdmissionTest, ACacheSaltIsBounded) {
+  GenerationRequest request = Minimal();
+  request.cache_salt.assign(kMaxCacheSaltBytes, 'x');
+  EXPECT_TRUE(StatusOf(request).ok());
+  request.cache_salt += 'x';
+  EXPECT_EQ(StatusOf(request).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(StatusOf(request).message(), "cache_salt has 257 bytes; it may have 256");
+}
+
 }  // namespace
 }  // namespace polystrate

@@ -257,6 +257,57 @@ TEST_P(Parity, PrefillSkipChangesNothing) {
   }
 }
 
+// Every request twice, some of them beginning as others do. One after the other they find what is
+// left, all at once what is being written; with few blocks they lose it and find it again.
+TEST_P(Parity, PrefixHitsChangeNothing) {
+  const KvSharing sharing{std::get<0>(GetParam()).kv_source};
+  std::vector<LocalEngineOptions> cases(9, Options());
+  cases[1].max_num_seqs = 1;
+  cases[2].max_num_seqs = 1;
+  cases[2].max_num_batched_tokens = 5;
+  cases[2].prefill_skip = false;
+  cases[3].num_blocks = 13;
+  cases[4].tp_size = 3;
+  cases[5].pp_size = static_cast<int>(sharing.legal_cuts().size()) + 1;
+  cases[5].max_num_batched_tokens = 8;
+  cases[6].tp_size = cases[6].pp_size = 2;
+  cases[6].max_num_batched_tokens = 8;
+  cases[6].num_blocks = 13;
+  cases[7].block_size = 1;
+  cases[7].num_blocks = 50;
+  cases[8].block_size = 16;
+  cases[8].max_num_batched_tokens = 16;
+
+  const std::vector<int32_t> prompt = RandomTokens(33, 96, 7);
+  requests_.clear();
+  for (const int64_t length : {33, 32, 26, 5}) {
+    requests_.push_back(Request({prompt.begin(), prompt.begin() + length}, 9));
+    requests_.back().prompt_logprobs = length == 26;
+    requests_.back().prompt_logprob_start = length == 26 ? 18 : 0;
+  }
+  requests_.push_back(requests_[1]);
+  requests_.back().prompt[17] ^= 1;
+  requests_.push_back(requests_[0]);
+  requests_.back().sampling = {.temperature = 1.0, .seed = 5};
+  requests_.push_back(requests_[0]);
+  requests_.back().cache_salt = "another";
+  const std::vector<GenerationRequest> again = requests_;
+  requests_.insert(requests_.end(), again.begin(), again.end());
+
+  LocalEngineOptions off = Options();
+  off.prefix_cache = false;
+  const std::vector<LocalOutput> expected = Run(off);
+  for (const LocalOutput& output : expected) EXPECT_EQ(output.usage->cached_prompt_tokens, 0);
+  for (size_t i = 0; i < cases.size(); ++i) {
+    SCOPED_TRACE(testing::Message() << "case " << i);
+    const std::vector<LocalOutput> got = Run(cases[i]);
+    ExpectSame(got, expected, kFloat32Tolerance);
+    int64_t found = 0;
+    for (const LocalOutput& output : got) found += output.usage->cached_prompt_tokens;
+    EXPECT_GE(found, 100);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Maps, Parity,
                          ::testing::Combine(::testing::ValuesIn(Maps()),
                                             ::testing::Values(ReuseKeys::kPostRope,

@@ -83,6 +83,8 @@ TEST(ConvertTest, EveryFieldArrives) {
   wire.mutable_response()->mutable_prompt_candidates()->set_top_n(0xffffffffu);
   wire.mutable_response()->set_return_output_logprobs(true);
   wire.mutable_response()->mutable_output_candidates()->set_top_n(5);
+  wire.mutable_kv()->set_bypass_prefix_cache(true);
+  wire.mutable_kv()->set_cache_salt("tenant");
   const auto request = Convert(wire);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->request_id, "r-1");
@@ -106,6 +108,8 @@ TEST(ConvertTest, EveryFieldArrives) {
   EXPECT_EQ(request->stop_texts, (std::vector<std::string>{"\xc3\xa9.", ""}));
   EXPECT_TRUE(request->include_stop_in_output);
   EXPECT_EQ(request->output_candidates, 5);
+  EXPECT_TRUE(request->bypass_prefix_cache);
+  EXPECT_EQ(request->cache_salt, "tenant");
 }
 
 struct FieldCase {
@@ -126,8 +130,6 @@ TEST(ConvertTest, WhatIsSetAndUnsupportedIsNamed) {
       {"response.output_candidates.token_ids",
        [](auto* r) { r->mutable_response()->mutable_output_candidates()->mutable_token_ids(); }},
       {"kv.session", [](auto* r) { r->mutable_kv()->mutable_session(); }},
-      {"kv.bypass_prefix_cache", [](auto* r) { r->mutable_kv()->set_bypass_prefix_cache(true); }},
-      {"kv.cache_salt", [](auto* r) { r->mutable_kv()->set_cache_salt("x"); }},
       {"guided", [](auto* r) { r->mutable_guided()->set_regex("a+"); }},
       {"guided", [](auto* r) { r->mutable_guided()->mutable_json_object(); }},
       {"guided", [](auto* r) { r->mutable_guided()->set_backend("xgrammar"); }},

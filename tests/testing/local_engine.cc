@@ -1,5 +1,6 @@
 #include "tests/testing/local_engine.h"
 
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
@@ -80,6 +81,7 @@ ModelPlan MakePlan(const std::string& model_dir, const LocalEngineOptions& optio
   plan.engine.num_blocks = options.num_blocks;
   plan.engine.max_num_seqs = options.max_num_seqs;
   plan.engine.max_num_batched_tokens = options.max_num_batched_tokens;
+  plan.engine.prefix_cache = options.prefix_cache;
   plan.engine.max_queued_requests = options.max_queued_requests;
   plan.engine.max_queued_tokens = options.max_queued_tokens;
   return plan;
@@ -126,6 +128,9 @@ void LocalEngine::PlayRank(int rank, ProcessGroups groups) {
   auto pipeline_stage = ValueOrDie(
       PipelineStage::Create(context, plan.config, stage, std::move(weights), plan.stage));
   CheckOk(pipeline_stage->AgreeOnHandover());
+  // NaN: what is read before it was written shows.
+  Buffer& pool = pipeline_stage->kv_cache().pool();
+  std::memset(pool.data(), 0xff, pool.num_bytes());
   pipeline_stage->timeline().Enable();
   ControlChannel control(topology, groups);
   if (rank == 0) {

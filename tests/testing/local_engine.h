@@ -31,6 +31,7 @@ struct LocalEngineOptions {
   int64_t max_queued_requests = std::numeric_limits<int64_t>::max();
   int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();
   bool prefill_skip = true;
+  bool prefix_cache = true;
   int num_threads = 1;  // of each rank
 };
 
