@@ -5,6 +5,7 @@
 #include <climits>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +26,9 @@ struct ServeFlags {
   EngineFlags engine;
   std::string listen = "127.0.0.1:50051";
   int64_t drain_timeout = 30;
+  int64_t max_queued_requests = 1024;
+  std::optional<int64_t> max_queued_tokens;
+  int64_t reader_timeout = 30;
   RpcServerOptions rpc;
 
   void AddTo(FlagSet* flags) {
@@ -38,6 +42,13 @@ struct ServeFlags {
                "mTLS: PEM file of whom a client's certificate must be signed by");
     flags->Add("api_key_file", &rpc.security.api_key_file,
                "file of the keys that clients may show, one a line; read again when it changes");
+    flags->Add("max_queued_requests", &max_queued_requests,
+               "outputs that may wait for their first step; more are refused with a retry delay");
+    flags->Add("max_queued_tokens", &max_queued_tokens,
+               "prompt tokens that may wait (default: max_queued_requests * "
+               "max_num_batched_tokens)");
+    flags->Add("reader_timeout", &reader_timeout,
+               "seconds after which a client that takes no output is given up");
     flags->Add("max_message_bytes", &rpc.max_message_bytes, "of a request or an event, at most");
   }
 };
@@ -57,7 +68,9 @@ class Frontend {
     ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(flags.engine.model.model));
     engine_ = std::make_unique<Engine>(setup.engine, tokenizer_.get());
     server_ = std::make_unique<RpcServer>(*engine_);
-    RETURN_IF_ERROR(server_->Start(flags.listen, flags.rpc));
+    RpcServerOptions rpc = flags.rpc;
+    rpc.reader_timeout = absl::Seconds(flags.reader_timeout);
+    RETURN_IF_ERROR(server_->Start(flags.listen, rpc));
     drain_timeout_ = absl::Seconds(flags.drain_timeout);
     watcher_ = std::make_unique<SignalWatcher>([this](int number) { Drain(number); });
     return absl::OkStatus();
@@ -110,8 +123,32 @@ void PrintServing(const EngineSetup& setup, const std::string& listen, int port)
                static_cast<long long>(model.config.KvBytesPerToken(model.dtype)));
 }
 
+absl::Status CheckFlags(const ServeFlags& flags) {
+  if (flags.drain_timeout < 0) {
+    return absl::InvalidArgumentError("--drain_timeout must not be negative");
+  }
+  constexpr int64_t kMost = int64_t{1} << 32;
+  struct Bound {
+    const char* flag;
+    int64_t value;
+    int64_t most;
+  };
+  for (const Bound& bound : {Bound{"max_queued_requests", flags.max_queued_requests, kMost},
+                             Bound{"max_queued_tokens", flags.max_queued_tokens.value_or(1), kMost},
+                             Bound{"reader_timeout", flags.reader_timeout, 86400}}) {
+    if (bound.value >= 1 && bound.value <= bound.most) continue;
+    return absl::InvalidArgumentError(absl::StrCat("--", bound.flag, " is ", bound.value,
+                                                   "; it must be in [1, ", bound.most, "]"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RunServe(const ServeFlags& flags) {
-  ASSIGN_OR_RETURN(const EngineSetup setup, SetUpEngine(flags.engine));
+  ASSIGN_OR_RETURN(EngineSetup setup, SetUpEngine(flags.engine));
+  setup.engine.max_queued_requests = flags.max_queued_requests;
+  // Each of them may have a step's tokens.
+  setup.engine.max_queued_tokens = flags.max_queued_tokens.value_or(
+      flags.max_queued_requests * setup.engine.max_num_batched_tokens);
   ASSIGN_OR_RETURN(const auto session, RankSession::Start(flags.engine, setup));
   if (session->first() && !setup.model.config.warning.empty()) {
     std::fprintf(stderr, "warning: %s\n", setup.model.config.warning.c_str());
@@ -144,9 +181,7 @@ absl::Status ServeCommand(const Arguments& arguments) {
     std::fputs(set.Help().c_str(), stdout);
     return absl::OkStatus();
   }
-  if (flags.drain_timeout < 0) {
-    return absl::InvalidArgumentError("--drain_timeout must not be negative");
-  }
+  RETURN_IF_ERROR(CheckFlags(flags));
   return RunServe(flags);
 }
 

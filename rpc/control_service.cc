@@ -40,7 +40,7 @@ void FillGeneration(const EngineOptions& options, pb::GenerationCapabilities* ge
   FillLogprobs(generation->mutable_output_logprobs());
   generation->mutable_guided_decoding()->set_supported(false);
   generation->set_max_num_sequences(static_cast<uint32_t>(MaxNumSequences(options)));
-  generation->set_supports_priority(false);
+  generation->set_supports_priority(true);
   generation->set_supports_stop_in_output(true);
   generation->set_supports_cache_salt(true);
   generation->set_supports_prefix_cache_bypass(true);

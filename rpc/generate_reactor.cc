@@ -3,77 +3,83 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "engine/retry_delay.h"
 #include "kernels/core/check.h"
 #include "rpc/grpc_status.h"
 
 namespace polystrate {
+namespace {
 
-GenerateReactor* GenerateReactor::Start(Engine& engine, grpc::CallbackServerContext* context,
-                                        absl::StatusOr<GenerationRequest> request) {
-  auto* reactor = new GenerateReactor(engine);
-  if (!request.ok()) {
-    reactor->Finish(ToGrpc(request.status()));
-    return reactor;
-  }
-  context->AddInitialMetadata("openengine-request-id", request->request_id);
-  reactor->Submit(*std::move(request));
-  return reactor;
+// The request may be sent again at once, by a reader that keeps up.
+absl::Status Stalled(const std::string& how) {
+  return WithRetryDelay(absl::ResourceExhaustedError("the reader was stalled: " + how),
+                        QueueBound::kMinRetryDelay);
 }
 
-void GenerateReactor::Submit(GenerationRequest request) {
-  request_id_ = request.request_id;
-  if (request.prompt_logprobs) {
-    const auto& prompt = request.prompt;
+}  // namespace
+
+void GenerateReactor::Refuse(const absl::Status& status) { Finish(ToGrpc(status)); }
+
+void GenerateReactor::Submit(absl::StatusOr<GenerationRequest> request) {
+  if (!request.ok()) return Refuse(request.status());
+  request_id_ = request->request_id;
+  if (request->prompt_logprobs) {
+    const auto& prompt = request->prompt;
     const auto size = static_cast<int64_t>(prompt.size());
     // One beyond the prompt is refused below.
-    prompt_.assign(prompt.begin() + std::min(request.prompt_logprob_start, size), prompt.end());
+    prompt_.assign(prompt.begin() + std::min(request->prompt_logprob_start, size), prompt.end());
   }
-  usage_.prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  usage_.prompt_tokens = static_cast<int64_t>(request->prompt.size());
+  {
+    absl::MutexLock lock(&context_mutex_);
+    context_->AddInitialMetadata("openengine-request-id", request_id_);
+  }
   // Before Submit, because the engine may have finished by the time it returns.
   owners_ = 2;
-  SetLive(true);
-  const absl::Status status = engine_.Submit(std::move(request), this);
-  if (status.ok()) {
-    StartSendInitialMetadata();  // accepted: the client learns so before the first token
-  } else {
-    SetLive(false);
+  if (!BecomeLive()) {
     owners_ = 1;
-    Finish(ToGrpc(status));
+    return Refuse(absl::CancelledError("the call was cancelled"));
   }
+  const absl::Status status = engine_.Submit(*std::move(request), this);
+  if (status.ok()) return Accepted();
+  {
+    absl::MutexLock lock(&mutex_);
+    live_ = false;
+  }
+  owners_ = 1;
+  Refuse(status);
 }
 
-void GenerateReactor::SetLive(bool live) {
+bool GenerateReactor::BecomeLive() {
   absl::MutexLock lock(&mutex_);
-  live_ = live;
+  if (ended()) return false;
+  events_.SetRequestId(request_id_);
+  live_ = true;
+  return true;
 }
 
-pb::GenerateResponse& GenerateReactor::NewEvent() {
-  pb::GenerateResponse& event = events_.emplace_back();
-  event.set_request_id(request_id_);
-  return event;
-}
-
-pb::TokenOutput& GenerateReactor::Tokens(int32_t output_index) {
-  const auto index = static_cast<uint32_t>(output_index);
-  for (auto event = events_.rbegin(); event != events_.rend(); ++event) {
-    if (event->has_token() && event->token().output_index() == index) {
-      return *event->mutable_token();
-    }
+void GenerateReactor::Accepted() {
+  bool cancel = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    cancel = live_ && ended();  // the client went before the engine knew of the request
   }
-  pb::TokenOutput& output = *NewEvent().mutable_token();
-  output.set_output_index(index);
-  return output;
+  if (cancel) engine_.Cancel(request_id_, this).IgnoreError();
+  readers_.Add(this);
+  StartSendInitialMetadata();  // the client learns so before the first token
 }
 
 void GenerateReactor::End(const grpc::Status& status) {
-  if (!end_.has_value()) end_ = status;
+  if (!ended()) end_ = status;
 }
 
 void GenerateReactor::OnPrompt(const std::vector<PromptScore>& scores) {
   CHECK_EQ(scores.size(), prompt_.size());
   {
     absl::MutexLock lock(&mutex_);
-    pb::PromptOutput& prompt = *NewEvent().mutable_prompt();
+    if (ended()) return;
+    pb::PromptOutput& prompt = *events_.Add().mutable_prompt();
     for (size_t i = 0; i < scores.size(); ++i) {
       ToWire(prompt_[i], scores[i], prompt.add_tokens());
     }
@@ -83,27 +89,29 @@ void GenerateReactor::OnPrompt(const std::vector<PromptScore>& scores) {
 
 void GenerateReactor::OnToken(const TokenInfo& token) {
   ++usage_.completion_tokens;
+  bool too_much = false;
   {
     absl::MutexLock lock(&mutex_);
-    pb::TokenOutput& output = Tokens(token.output_index);
-    ToWire(token, output.add_tokens());
-    output.mutable_text()->append(token.text);
+    if (ended()) return;
+    events_.AddToken(token);
+    too_much = events_.token_bytes() > kMaxWaitingBytes;
   }
+  if (too_much) EndNow(Stalled(absl::StrCat("it let ", kMaxWaitingBytes, " bytes wait")));
   Advance();
 }
 
 void GenerateReactor::OnFinished(const Finished& finished) {
   {
     absl::MutexLock lock(&mutex_);
-    if (!finished.text.empty()) {
-      Tokens(finished.output_index).mutable_text()->append(finished.text);
-    }
-    pb::GenerateResponse& event = NewEvent();
-    ToWire(finished, event.mutable_finished());
-    if (finished.usage.has_value()) {
-      live_ = false;
-      ToWire(*finished.usage, event.mutable_usage());
-      End(grpc::Status::OK);
+    if (finished.usage.has_value()) live_ = false;
+    if (!ended()) {
+      if (!finished.text.empty()) events_.AddText(finished.output_index, finished.text);
+      pb::GenerateResponse& event = events_.Add();
+      ToWire(finished, event.mutable_finished());
+      if (finished.usage.has_value()) {
+        ToWire(*finished.usage, event.mutable_usage());
+        End(grpc::Status::OK);
+      }
     }
   }
   Advance();
@@ -111,16 +119,16 @@ void GenerateReactor::OnFinished(const Finished& finished) {
 }
 
 void GenerateReactor::OnError(const absl::Status& status) {
+  const bool of_the_stream = status.code() == absl::StatusCode::kUnavailable ||
+                             status.code() == absl::StatusCode::kDeadlineExceeded ||
+                             status.code() == absl::StatusCode::kCancelled;
   {
     absl::MutexLock lock(&mutex_);
     live_ = false;
-    const bool of_the_stream = status.code() == absl::StatusCode::kUnavailable ||
-                               status.code() == absl::StatusCode::kDeadlineExceeded ||
-                               status.code() == absl::StatusCode::kCancelled;
     if (of_the_stream) {
       End(ToGrpc(status));
-    } else {
-      pb::GenerateResponse& event = NewEvent();
+    } else if (!ended()) {
+      pb::GenerateResponse& event = events_.Add();
       ToWire(status, event.mutable_error());
       ToWire(usage_, event.mutable_usage());
       End(grpc::Status::OK);
@@ -139,7 +147,7 @@ void GenerateReactor::OperationDone(bool ok) {
     absl::MutexLock lock(&mutex_);
     busy_ = false;
     if (!ok) {  // the client is gone; OnCancel tells the engine
-      events_.clear();
+      events_.Clear();
       End(grpc::Status(grpc::StatusCode::CANCELLED, "the stream is broken"));
     }
   }
@@ -150,16 +158,36 @@ void GenerateReactor::OperationDone(bool ok) {
 // has its status already, so what still waits is of no use; the engine frees the request's blocks
 // at its next step.
 void GenerateReactor::OnCancel() {
+  EndNow(absl::CancelledError("the call was cancelled"));
+  Advance();
+}
+
+std::optional<uint64_t> GenerateReactor::PendingOperation() {
+  absl::MutexLock lock(&mutex_);
+  if (!busy_) return std::nullopt;
+  return num_operations_;
+}
+
+void GenerateReactor::GiveUpReader(absl::Duration stalled) {
+  EndNow(Stalled(absl::StrCat("it took nothing for ", absl::FormatDuration(stalled))));
+  Advance();
+}
+
+void GenerateReactor::EndNow(const absl::Status& status) {
   bool cancel = false;
   {
     absl::MutexLock lock(&mutex_);
-    events_.clear();
-    End(grpc::Status(grpc::StatusCode::CANCELLED, "the call was cancelled"));
     cancel = live_;
+    if (!ended() || !events_.empty()) end_ = ToGrpc(status);  // otherwise all has been said
+    events_.Clear();
   }
   // NOT_FOUND: it has just ended by itself.
   if (cancel) engine_.Cancel(request_id_, this).IgnoreError();
-  Advance();
+}
+
+void GenerateReactor::Break() {
+  absl::MutexLock lock(&context_mutex_);
+  if (context_ != nullptr) context_->TryCancel();
 }
 
 void GenerateReactor::Advance() {
@@ -169,8 +197,7 @@ void GenerateReactor::Advance() {
     absl::MutexLock lock(&mutex_);
     if (busy_) return;
     if (!events_.empty()) {
-      writing_ = std::move(events_.front());
-      events_.pop_front();
+      writing_ = events_.TakeFirst();
       event = &writing_;
     } else if (end_.has_value()) {
       end = end_;
@@ -178,6 +205,7 @@ void GenerateReactor::Advance() {
       return;
     }
     busy_ = true;  // for good, when this is the end
+    ++num_operations_;
   }
   if (event != nullptr) {
     StartWrite(event);
@@ -186,7 +214,14 @@ void GenerateReactor::Advance() {
   }
 }
 
-void GenerateReactor::OnDone() { Release(); }
+void GenerateReactor::OnDone() {
+  readers_.Remove(this);
+  {
+    absl::MutexLock lock(&context_mutex_);
+    context_ = nullptr;
+  }
+  Release();
+}
 
 void GenerateReactor::Release() {
   if (--owners_ == 0) delete this;

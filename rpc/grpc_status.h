@@ -1,4 +1,5 @@
-// Between absl::Status and grpc::Status: codes are the same numbers.
+// Between absl::Status and grpc::Status: codes are the same numbers, and a retry delay
+// (engine/retry_delay.h) is a google.rpc.RetryInfo in the trailer grpc-status-details-bin.
 #pragma once
 
 #include "absl/status/status.h"

@@ -1,43 +1,122 @@
 #include "rpc/inference_service.h"
 
+#include <algorithm>
+#include <chrono>
 #include <random>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
+#include "engine/tokenizer.h"
+#include "kernels/core/status.h"
+#include "rpc/convert.h"
 #include "rpc/generate_reactor.h"
 
 namespace polystrate {
 namespace {
+
+// Texts that take about a millisecond, and more: request_readers_ tokenises them.
+constexpr int64_t kLongText = 16 << 10;
+constexpr int kNumRequestReaders = 2;
 
 std::string RandomHex() {
   std::random_device device;
   return absl::StrFormat("%08x%08x", device(), device());
 }
 
-absl::Status CheckDeadline(const grpc::CallbackServerContext& context) {
-  if (absl::FromChrono(context.deadline()) > absl::Now()) return absl::OkStatus();
-  return absl::DeadlineExceededError("the deadline had passed when the request arrived");
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  const bool none = deadline == std::chrono::system_clock::time_point::max();
+  return none ? absl::InfiniteFuture() : absl::FromChrono(deadline);
+}
+
+absl::StatusOr<int32_t> PriorityOf(const grpc::CallbackServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find("openengine-priority");
+  if (found == metadata.end()) return 0;
+  const absl::string_view text(found->second.data(), found->second.size());
+  int32_t priority = 0;
+  if (absl::SimpleAtoi(text, &priority)) return priority;
+  return absl::InvalidArgumentError(
+      absl::StrCat("metadata openengine-priority is \"", text.substr(0, 32),
+                   "\"; it must be an integer of 32 bits, and the higher, the more urgent"));
+}
+
+int64_t LongestToken(const Tokenizer& tokenizer) {
+  size_t longest = 1;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    longest = std::max(longest, tokenizer.TokenBytes(id).size());
+  }
+  return static_cast<int64_t>(longest);
 }
 
 }  // namespace
 
 InferenceService::InferenceService(Engine& engine)
-    : engine_(engine), id_prefix_(absl::StrCat("gen-", RandomHex(), "-")) {}
+    : engine_(engine),
+      id_prefix_(absl::StrCat("gen-", RandomHex(), "-")),
+      max_token_bytes_(engine.tokenizer() == nullptr ? 0 : LongestToken(*engine.tokenizer())),
+      request_readers_(kNumRequestReaders) {}
 
 std::string InferenceService::NewRequestId() { return absl::StrCat(id_prefix_, ++num_ids_); }
 
+absl::Status InferenceService::CheckNow(absl::Time deadline) const {
+  if (!accepting_ && engine_.state() == EngineState::kStarting) {
+    return absl::UnavailableError("the engine is starting: its ranks still read their weights");
+  }
+  return engine_.CheckNow(deadline);
+}
+
+absl::Status InferenceService::CheckPromptSize(const pb::GenerateRequest& request) const {
+  const int64_t most = engine_.options().max_model_len + 1;  // the last one may be scored alone
+  const int64_t ids = request.token_ids().ids_size();
+  if (ids > most) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt has ", ids, " tokens; the context is ", most - 1));
+  }
+  const auto bytes = static_cast<int64_t>(request.prompt().size());
+  if (max_token_bytes_ == 0 || bytes <= most * max_token_bytes_) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the prompt has ", bytes, " bytes; with a context of ", most - 1, " tokens of at most ",
+      max_token_bytes_, " bytes it may have ", most * max_token_bytes_));
+}
+
+absl::StatusOr<GenerationRequest> InferenceService::Read(const pb::GenerateRequest& wire,
+                                                         const CallTerms& terms) {
+  ASSIGN_OR_RETURN(GenerationRequest request,
+                   FromWire(wire, engine_.options().model_id, engine_.tokenizer()));
+  if (request.request_id.empty()) request.request_id = NewRequestId();
+  request.deadline = terms.deadline;
+  request.priority = terms.priority;
+  return request;
+}
+
 grpc::ServerWriteReactor<pb::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const pb::GenerateRequest* request) {
-  absl::Status status = CheckDeadline(*context);
-  if (status.ok() && !accepting_ && engine_.state() == EngineState::kStarting) {
-    status = absl::UnavailableError("the engine is starting: its ranks still read their weights");
+  auto* reactor = new GenerateReactor(engine_, reader_watch_, context);  // owns itself
+  if (const absl::Status status = Begin(*context, *request, reactor); !status.ok()) {
+    reactor->Refuse(status);
   }
-  if (!status.ok()) return GenerateReactor::Start(engine_, context, status);
-  auto generation = FromWire(*request, engine_.options().model_id, engine_.tokenizer());
-  if (generation.ok() && generation->request_id.empty()) generation->request_id = NewRequestId();
-  return GenerateReactor::Start(engine_, context, std::move(generation));
+  return reactor;
+}
+
+absl::Status InferenceService::Begin(const grpc::CallbackServerContext& context,
+                                     const pb::GenerateRequest& request, GenerateReactor* reactor) {
+  CallTerms terms;
+  terms.deadline = DeadlineOf(context);
+  // What is refused for what the engine does just now costs no more than this.
+  RETURN_IF_ERROR(CheckNow(terms.deadline));
+  ASSIGN_OR_RETURN(terms.priority, PriorityOf(context));
+  RETURN_IF_ERROR(CheckPromptSize(request));
+  const auto bytes = static_cast<int64_t>(request.prompt().size());
+  if (bytes > kLongText) {
+    return request_readers_.Add(bytes, [this, &request, terms, reactor] {
+      const absl::Status status = CheckNow(terms.deadline);
+      reactor->Submit(status.ok() ? Read(request, terms) : status);
+    });
+  }
+  reactor->Submit(Read(request, terms));
+  return absl::OkStatus();
 }
 
 }  // namespace polystrate

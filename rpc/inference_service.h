@@ -3,10 +3,16 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "engine/engine.h"
 #include "openengine.grpc.pb.h"
+#include "rpc/reader_watch.h"
+#include "rpc/request_readers.h"
 
 namespace polystrate {
 
@@ -15,6 +21,8 @@ class InferenceService final : public openengine::v1::Inference::CallbackService
   // `engine` must outlive the service and every stream.
   explicit InferenceService(Engine& engine);
 
+  // Before the first call.
+  void WatchReaders(absl::Duration timeout) { reader_watch_.Start(timeout); }
   // Until then Generate is answered UNAVAILABLE. Whether the engine is draining it says itself.
   void StartAccepting() { accepting_ = true; }
 
@@ -23,12 +31,30 @@ class InferenceService final : public openengine::v1::Inference::CallbackService
       const openengine::v1::GenerateRequest* request) override;
 
  private:
+  // What a call says beside its request.
+  struct CallTerms {
+    absl::Time deadline = absl::InfiniteFuture();
+    int32_t priority = 0;
+  };
+
   std::string NewRequestId();
+  // The reactor is on its way when this is OK; otherwise the call is to be refused.
+  absl::Status Begin(const grpc::CallbackServerContext& context,
+                     const openengine::v1::GenerateRequest& request, GenerateReactor* reactor);
+  absl::Status CheckNow(absl::Time deadline) const;
+  // INVALID_ARGUMENT when the prompt has more tokens than the context, as far as that can be seen
+  // without tokenising it.
+  absl::Status CheckPromptSize(const openengine::v1::GenerateRequest& request) const;
+  absl::StatusOr<GenerationRequest> Read(const openengine::v1::GenerateRequest& wire,
+                                         const CallTerms& terms);
 
   Engine& engine_;
   const std::string id_prefix_;  // of the ids that this process makes
   std::atomic<uint64_t> num_ids_{0};
   std::atomic<bool> accepting_{false};
+  const int64_t max_token_bytes_;  // of the vocabulary; 0 without a tokenizer
+  ReaderWatch reader_watch_;
+  RequestReaders request_readers_;
 };
 
 }  // namespace polystrate

@@ -68,6 +68,7 @@ absl::Status RpcServer::Start(const std::string& address, const RpcServerOptions
   RETURN_IF_ERROR(CheckMessageBytes(options.max_message_bytes));
   ASSIGN_OR_RETURN(const ListenAddress listen, CheckListenAddress(address));
   ASSIGN_OR_RETURN(const auto credentials, CreateServerCredentials(options.security));
+  inference_.WatchReaders(options.reader_timeout);
   // Both are process-wide switches that the builder reads.
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();

@@ -17,7 +17,8 @@ namespace polystrate {
 
 struct RpcServerOptions {
   ServerSecurity security;
-  int64_t max_message_bytes = 64 << 20;  // of one request or event; 1 KiB to 2 GiB - 1
+  int64_t max_message_bytes = 64 << 20;               // of one request or event; 1 KiB to 2 GiB - 1
+  absl::Duration reader_timeout = absl::Seconds(30);  // ReaderWatch
 };
 
 class RpcServer {

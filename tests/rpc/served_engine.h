@@ -41,12 +41,12 @@ inline TinyModelSpec ServedModel() {
 
 class ServedEngine {
  public:
+  // Of `options` what the model does not say.
   explicit ServedEngine(const TinyModelSpec& spec = ServedModel(), int64_t num_blocks = 4096,
-                        const RpcServerOptions& rpc = {}) {
+                        const RpcServerOptions& rpc = {}, EngineOptions options = {}) {
     WriteTinyModel(dir_.path(), spec);
     tokenizer_ = *Tokenizer::ReadFile(POLYSTRATE_SOURCE_DIR "/models/demo/tokenizer.json");
     const ModelConfig config = *ReadModelConfig(dir_.path());
-    EngineOptions options;
     options.model_id = "tiny";
     options.vocab_size = static_cast<int32_t>(config.vocab_size);
     options.eos_token_ids = config.eos_token_ids;
