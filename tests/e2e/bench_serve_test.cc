@@ -134,6 +134,18 @@ TEST_F(BenchServe, AnOpenLoopSendsAtItsTimes) {
   EXPECT_TRUE(absl::StrContains(result_.out, "Request rate configured (RPS):           20.00"));
 }
 
+// One at a time, so that every prompt but the first with its prefix finds all of its blocks.
+TEST_F(BenchServe, SharedPrefixesComeFromTheCache) {
+  Measure(12, {"--num_prompts", "12", "--num_warmups", "0", "--max_concurrency", "1",
+               "--dataset_name", "prefix_repetition", "--prefix_repetition_num_prefixes", "2",
+               "--prefix_repetition_prefix_len", "64", "--prefix_repetition_suffix_len", "8",
+               "--prefix_repetition_output_len", "4", "--ignore_eos"});
+  EXPECT_EQ(Number("total_input_tokens"), 12 * 72);
+  EXPECT_EQ(Number("cached_prompt_tokens"), 10 * 64);
+  EXPECT_NEAR(Number("prefix_cache_hit_share"), 640.0 / 864.0, 1e-9);
+  EXPECT_TRUE(absl::StrContains(result_.out, "Prompt tokens from the prefix cache (%): 74.07"));
+}
+
 TEST_F(BenchServe, FailuresAreCountedWithTheirReasons) {
   WriteFile(dir_.File("prompts.jsonl"), "{\"token_ids\": [5, 6]}\n{\"token_ids\": [100000]}\n");
   result_ = RunCommand(Command({"--num_prompts", "6", "--num_warmups", "0", "--dataset_path",
