@@ -1,5 +1,7 @@
 #include "rpc/server.h"
 
+#include <google/protobuf/stubs/logging.h>
+
 #include <cstdio>
 #include <limits>
 
@@ -69,6 +71,8 @@ absl::Status RpcServer::Start(const std::string& address, const RpcServerOptions
   ASSIGN_OR_RETURN(const ListenAddress listen, CheckListenAddress(address));
   ASSIGN_OR_RETURN(const auto credentials, CreateServerCredentials(options.security));
   inference_.WatchReaders(options.reader_timeout);
+  // A client's bytes must not write the log: protobuf has a line for each text that is no UTF-8.
+  google::protobuf::SetLogHandler(nullptr);
   // Both are process-wide switches that the builder reads.
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
