@@ -1,9 +1,9 @@
 #include <csignal>
 #include <cstdio>
-#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -62,40 +62,34 @@ absl::Status SetPrompt(const ClientFlags& flags, pb::GenerateRequest* request) {
   return absl::OkStatus();
 }
 
-absl::Status SetSampling(const SamplingFlags& flags, pb::GenerateRequest* request) {
-  pb::SamplingParams& sampling = *request->mutable_sampling();
-  if (flags.temperature.has_value()) sampling.set_temperature(*flags.temperature);
-  if (flags.top_p.has_value()) sampling.set_top_p(*flags.top_p);
-  if (flags.seed.has_value()) sampling.set_seed(*flags.seed);
-  if (flags.top_k.has_value()) {
-    ASSIGN_OR_RETURN(const int32_t top_k, TopK(flags));
-    sampling.set_top_k(top_k);
-  }
-  if (flags.max_tokens < 1 || flags.max_tokens > std::numeric_limits<uint32_t>::max()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--max_tokens is ", flags.max_tokens, "; it must be at least 1"));
-  }
-  request->mutable_stopping()->set_max_tokens(static_cast<uint32_t>(flags.max_tokens));
-  if (flags.ignore_eos) request->mutable_stopping()->set_ignore_eos(true);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<pb::GenerateRequest> MakeRequest(const ClientFlags& flags) {
   pb::GenerateRequest request;
   request.set_request_id(flags.request_id);
   request.set_model(flags.model);
   RETURN_IF_ERROR(SetPrompt(flags, &request));
-  RETURN_IF_ERROR(SetSampling(flags.sampling, &request));
+  RETURN_IF_ERROR(flags.sampling.Fill(&request));
   return request;
 }
 
-// Text to standard output as it comes, figures to standard error at the end.
+// Text to standard output as it comes (of several outputs, at the end: as they come they mix),
+// figures to standard error.
 class StreamPrinter {
  public:
+  explicit StreamPrinter(uint32_t num_outputs) : outputs_(num_outputs) {}
+
   void Print(const pb::GenerateResponse& event) {
     if (event.has_token()) PrintTokens(event.token());
     if (event.has_finished()) reason_ = event.finished().reason();
     if (event.has_usage()) usage_ = event.usage();
+  }
+
+  void PrintOutputs() const {
+    if (outputs_.size() < 2) return;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      std::printf("[%zu] ", i);
+      std::fwrite(outputs_[i].data(), 1, outputs_[i].size(), stdout);
+      std::printf("\n");
+    }
   }
 
   void PrintFigures() const {
@@ -128,10 +122,15 @@ class StreamPrinter {
       num_first_ = output.tokens_size();
     }
     num_tokens_ += output.tokens_size();
+    if (outputs_.size() > 1) {
+      if (output.output_index() < outputs_.size()) outputs_[output.output_index()] += output.text();
+      return;
+    }
     std::fwrite(output.text().data(), 1, output.text().size(), stdout);
     std::fflush(stdout);
   }
 
+  std::vector<std::string> outputs_;  // texts, when there are several
   const absl::Time start_ = absl::Now();
   absl::Time first_;
   absl::Time last_;
@@ -150,9 +149,10 @@ absl::Status RunClient(const ClientFlags& flags, const pb::GenerateRequest& requ
     std::signal(number, SIG_DFL);  // who asks again means it
   });
   RETURN_IF_ERROR(client.WaitForServing(absl::Seconds(flags.ready_timeout)));
-  StreamPrinter printer;
+  StreamPrinter printer(request.sampling().num_sequences());
   absl::Status status = client.Generate(
       request, [&printer](const pb::GenerateResponse& event) { printer.Print(event); });
+  printer.PrintOutputs();
   if (status.ok()) printer.PrintFigures();
   return status;
 }

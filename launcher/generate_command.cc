@@ -23,6 +23,7 @@ struct GenerateFlags {
   std::optional<std::string> prompt_ids;
   std::optional<std::string> prompts;
   bool json = false;
+  std::optional<int64_t> logprobs;
 };
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> MakePrompts(const GenerateFlags& flags,
@@ -47,24 +48,35 @@ absl::Status CheckOnePromptFlag(const GenerateFlags& flags) {
 
 absl::StatusOr<std::vector<GenerationRequest>> MakeRequests(const GenerateFlags& flags,
                                                             const Tokenizer* tokenizer) {
-  ASSIGN_OR_RETURN(const int32_t top_k, TopK(flags.sampling));
+  GenerationRequest request;
+  RETURN_IF_ERROR(flags.sampling.Fill(&request));
+  request.output_logprobs = flags.logprobs.has_value();
+  request.output_candidates = flags.logprobs.value_or(0);
   ASSIGN_OR_RETURN(auto prompts, MakePrompts(flags, tokenizer));
   std::vector<GenerationRequest> requests;
   for (auto& prompt : prompts) {
-    GenerationRequest request;
-    request.prompt = std::move(prompt);
-    request.max_tokens = flags.sampling.max_tokens;
-    request.ignore_eos = flags.sampling.ignore_eos;
-    request.sampling.temperature = flags.sampling.temperature.value_or(1.0);
-    request.sampling.top_k = top_k;
-    request.sampling.top_p = flags.sampling.top_p.value_or(1.0);
-    request.sampling.seed = flags.sampling.seed;
-    requests.push_back(std::move(request));
+    requests.push_back(request);
+    requests.back().prompt = std::move(prompt);
   }
   return requests;
 }
 
-void PrintJson(const GenerationRequest& request, const OfflineOutput& output) {
+void WriteCandidates(const OfflineOutput& output, JsonWriter* json) {
+  json->Key("ranks").BeginArray();
+  for (const int32_t rank : output.ranks) json->Int(rank);
+  json->EndArray().Key("candidates").BeginArray();
+  for (const auto& candidates : output.candidates) {
+    json->BeginArray();
+    for (const TokenLogProb& candidate : candidates) {
+      json->BeginObject().Key("token_id").Int(candidate.token_id);
+      json->Key("logprob").Float(candidate.logprob).EndObject();
+    }
+    json->EndArray();
+  }
+  json->EndArray();
+}
+
+void PrintJson(const GenerationRequest& request, const OfflineOutput& output, int32_t index) {
   JsonWriter json;
   json.BeginObject().Key("prompt_token_ids").BeginArray();
   for (int32_t id : request.prompt) json.Int(id);
@@ -72,7 +84,10 @@ void PrintJson(const GenerationRequest& request, const OfflineOutput& output) {
   for (int32_t id : output.token_ids) json.Int(id);
   json.EndArray().Key("logprobs").BeginArray();
   for (float logprob : output.logprobs) json.Float(logprob);
-  json.EndArray().Key("text").String(output.text);
+  json.EndArray();
+  if (request.output_logprobs) WriteCandidates(output, &json);
+  if (request.num_sequences > 1) json.Key("output_index").Int(index);
+  json.Key("text").String(output.text);
   json.Key("finish_reason").String(output.reason == FinishReason::kStop ? "stop" : "length");
   json.EndObject();
   std::printf("%s\n", json.text().c_str());
@@ -90,6 +105,20 @@ void PrintText(const OfflineOutput& output, bool has_tokenizer) {
     std::printf("%s%d", i == 0 ? "" : " ", output.token_ids[i]);
   }
   std::printf("\n");
+}
+
+// Every output of the request.
+void PrintOutputs(const GenerationRequest& request, const OfflineOutput& outputs, bool json,
+                  bool has_tokenizer) {
+  for (int32_t i = 0; i < request.num_sequences; ++i) {
+    const OfflineOutput& output = i == 0 ? outputs : outputs.others[i - 1];
+    if (json) {
+      PrintJson(request, output, i);
+      continue;
+    }
+    if (request.num_sequences > 1) std::printf("[%d] ", i);
+    PrintText(output, has_tokenizer);
+  }
 }
 
 void PrintStats(const OfflineStats& stats) {
@@ -114,16 +143,22 @@ absl::Status GenerateCommand(const Arguments& arguments) {
   set.Add("prompt", &flags.prompt, "text to continue");
   set.Add("prompt_ids", &flags.prompt_ids, "token ids to continue, as 1,2,3");
   set.Add("prompts", &flags.prompts, "JSONL file of {\"prompt\": TEXT} or {\"prompt_ids\": [..]}");
-  set.Add("json", &flags.json, "print one JSON object per prompt");
+  set.Add("json", &flags.json, "print one JSON object per output");
+  set.Add("logprobs", &flags.logprobs,
+          "with --json: rank of each token, and so many of the likeliest, 0 to 20");
   RETURN_IF_ERROR(set.Parse(arguments));
   if (set.help_requested()) {
     std::fputs(set.Help().c_str(), stdout);
     return absl::OkStatus();
   }
   RETURN_IF_ERROR(CheckOnePromptFlag(flags));
+  if (flags.logprobs.has_value() && !flags.json) {
+    return absl::InvalidArgumentError("--logprobs is printed with --json alone");
+  }
 
   bool has_tokenizer = false;
-  const bool stream = !flags.json && !flags.prompts.has_value();
+  const bool stream =
+      !flags.json && !flags.prompts.has_value() && flags.sampling.n.value_or(1) == 1;
   OfflineJob job;
   job.requests = [&](const Engine& engine) {
     has_tokenizer = engine.tokenizer() != nullptr;
@@ -137,12 +172,10 @@ absl::Status GenerateCommand(const Arguments& arguments) {
   job.finish = [&](const auto& requests, const auto& outputs, const OfflineStats& stats) {
     for (size_t i = 0; i < outputs.size(); ++i) {
       RETURN_IF_ERROR(outputs[i].status);
-      if (flags.json) {
-        PrintJson(requests[i], outputs[i]);
-      } else if (stream && has_tokenizer) {
+      if (stream && has_tokenizer) {
         std::printf("\n");
       } else {
-        PrintText(outputs[i], has_tokenizer);
+        PrintOutputs(requests[i], outputs[i], flags.json, has_tokenizer);
       }
     }
     PrintStats(stats);

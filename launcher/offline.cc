@@ -39,14 +39,21 @@ class CollectingSink : public TokenSink {
   }
   void OnToken(const TokenInfo& token) override {
     tally_->first_token = std::min(tally_->first_token, absl::Now());
-    output_->token_ids.push_back(token.token_id);
-    output_->logprobs.push_back(token.logprob);
+    OfflineOutput& output = Output(token.output_index);
+    output.token_ids.push_back(token.token_id);
+    output.logprobs.push_back(token.logprob);
+    if (token.rank > 0) {
+      output.ranks.push_back(token.rank);
+      output.candidates.emplace_back(token.candidates.begin(), token.candidates.end());
+    }
     Emit(token);
   }
   void OnFinished(const Finished& finished) override {
-    output_->reason = finished.reason;
-    if (!finished.text.empty()) Emit({.token_id = -1, .logprob = 0, .text = finished.text});
-    tally_->CountFinished();
+    Output(finished.output_index).reason = finished.reason;
+    if (!finished.text.empty()) {
+      Emit({.output_index = finished.output_index, .token_id = -1, .text = finished.text});
+    }
+    if (finished.usage.has_value()) tally_->CountFinished();
   }
   void OnError(const absl::Status& status) override {
     output_->status = status;
@@ -54,9 +61,15 @@ class CollectingSink : public TokenSink {
   }
 
  private:
+  OfflineOutput& Output(int32_t index) {
+    if (index == 0) return *output_;
+    const auto others = static_cast<size_t>(index);
+    if (output_->others.size() < others) output_->others.resize(others);
+    return output_->others[index - 1];
+  }
   void Emit(const TokenInfo& token) {
-    output_->text += token.text;
-    if (job_.on_token) job_.on_token(index_, token);
+    Output(token.output_index).text += token.text;
+    if (job_.on_token && token.output_index == 0) job_.on_token(index_, token);
   }
 
   const size_t index_;
@@ -100,7 +113,10 @@ OfflineStats MakeStats(const Driver& driver, absl::Time begin) {
   stats.wall = absl::Now() - begin;
   stats.first_token = driver.tally.first_token - begin;
   for (const auto& request : driver.requests) stats.prompt_tokens += request.prompt.size();
-  for (const auto& output : driver.outputs) stats.generated_tokens += output.token_ids.size();
+  for (const auto& output : driver.outputs) {
+    stats.generated_tokens += output.token_ids.size();
+    for (const auto& other : output.others) stats.generated_tokens += other.token_ids.size();
+  }
   return stats;
 }
 

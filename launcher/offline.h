@@ -16,11 +16,14 @@ namespace polystrate {
 
 struct OfflineOutput {
   std::vector<int32_t> token_ids;
-  std::vector<float> logprobs;             // of token_ids
-  std::vector<PromptScore> prompt_scores;  // when asked for
+  std::vector<float> logprobs;  // of token_ids
+  std::vector<int32_t> ranks;   // the same, when asked for, like these:
+  std::vector<std::vector<TokenLogProb>> candidates;
+  std::vector<PromptScore> prompt_scores;
   std::string text;
   FinishReason reason = FinishReason::kLength;
-  absl::Status status;  // not OK: this request failed
+  absl::Status status;                // not OK: this request failed
+  std::vector<OfflineOutput> others;  // of num_sequences, from the second on
 };
 
 struct OfflineStats {
@@ -34,7 +37,8 @@ struct OfflineJob {
   // Rank 0 only: the requests, made before any weights are read. The engine has no tokenizer when
   // the model directory has none.
   std::function<absl::StatusOr<std::vector<GenerationRequest>>(const Engine& engine)> requests;
-  // Rank 0 only, may be empty: text as it streams, with the request's index.
+  // Rank 0 only, may be empty: text as it streams, with the request's index; of several outputs
+  // the first alone.
   std::function<void(size_t index, const TokenInfo& token)> on_token;
   // Rank 0 only: everything, in the order of the requests.
   std::function<absl::Status(const std::vector<GenerationRequest>&,

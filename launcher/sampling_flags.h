@@ -3,40 +3,43 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <optional>
+#include <string>
+#include <vector>
 
-#include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
+#include "absl/status/status.h"
+#include "engine/request.h"
 #include "launcher/flags.h"
+
+namespace openengine::v1 {
+class GenerateRequest;
+}
 
 namespace polystrate {
 
 struct SamplingFlags {
   int64_t max_tokens = 128;
+  std::optional<int64_t> min_tokens;
+  std::optional<int64_t> n;
   std::optional<double> temperature;
   std::optional<int64_t> top_k;
   std::optional<double> top_p;
+  std::optional<double> min_p;
+  std::optional<double> frequency_penalty;
+  std::optional<double> presence_penalty;
+  std::optional<double> repetition_penalty;
   std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  std::optional<std::string> stop_token_ids;
+  bool include_stop_in_output = false;
   bool ignore_eos = false;
 
-  void AddTo(FlagSet* flags) {
-    flags->Add("max_tokens", &max_tokens, "tokens to generate at most");
-    flags->Add("temperature", &temperature, "0 is greedy (default: 1)");
-    flags->Add("top_k", &top_k, "sample from the k most likely tokens (default: all)");
-    flags->Add("top_p", &top_p, "sample from the most likely tokens that reach p (default: 1)");
-    flags->Add("seed", &seed, "makes sampling repeatable (default: a new one each time)");
-    flags->Add("ignore_eos", &ignore_eos, "do not stop at the end-of-sequence token");
-  }
-};
+  void AddTo(FlagSet* flags);
 
-// --top_k as engine and wire have it, 32 bits; 0 when it is not given.
-inline absl::StatusOr<int32_t> TopK(const SamplingFlags& flags) {
-  const int64_t k = flags.top_k.value_or(0);
-  if (k >= -1 && k <= std::numeric_limits<int32_t>::max()) return static_cast<int32_t>(k);
-  return absl::InvalidArgumentError(absl::StrCat("--top_k is ", k,
-                                                 "; it must be -1 or 0 (all tokens) or 1 to ",
-                                                 std::numeric_limits<int32_t>::max()));
-}
+  // What is given, into a request. INVALID_ARGUMENT names a flag whose number the field cannot
+  // hold; ranges are the engine's to check.
+  absl::Status Fill(GenerationRequest* request) const;
+  absl::Status Fill(openengine::v1::GenerateRequest* request) const;
+};
 
 }  // namespace polystrate

@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <map>
 
 #include "tests/testing/local_engine.h"
 #include "tests/testing/sampling_reference.h"
@@ -72,35 +70,6 @@ std::vector<GenerationRequest> Requests() {
   return requests;
 }
 
-// The row that is drawn from once `tokens`, prompt and output so far, are there.
-testing::SampleCase CaseOf(const GenerationRequest& request, const std::vector<int32_t>& tokens,
-                           const std::vector<float>& logits) {
-  const SamplingParams& p = request.sampling;
-  testing::SampleCase sample;
-  sample.logits = logits;
-  sample.row.temperature = static_cast<float>(p.temperature);
-  sample.row.top_k = p.top_k;
-  sample.row.top_p = static_cast<float>(p.top_p);
-  sample.row.min_p = static_cast<float>(p.min_p);
-  sample.row.seed = *p.seed;
-  sample.row.position = tokens.size();
-  sample.row.frequency_penalty = static_cast<float>(p.frequency_penalty);
-  sample.row.presence_penalty = static_cast<float>(p.presence_penalty);
-  sample.row.repetition_penalty = static_cast<float>(p.repetition_penalty);
-  std::map<int32_t, int32_t> counts;
-  for (size_t i = 0; i < tokens.size(); ++i) counts[tokens[i]] += i >= request.prompt.size();
-  for (const auto& [token, count] : counts) sample.history.push_back({token, count});
-  const auto generated = static_cast<int64_t>(tokens.size() - request.prompt.size());
-  if (generated < request.min_tokens) {
-    std::vector<int32_t> banned = request.stop_token_ids;
-    if (!request.ignore_eos) banned.push_back(kEos);
-    for (const int32_t token : banned) {
-      sample.biases.push_back({token, -std::numeric_limits<float>::infinity()});
-    }
-  }
-  return sample;
-}
-
 // Logprob, rank and candidates are those of the raw logits.
 void ExpectTold(const GenerationRequest& request, const std::vector<float>& logits,
                 const LocalOutput& output, size_t at) {
@@ -138,7 +107,8 @@ void ExpectReference(const std::string& model, const GenerationRequest& request,
   for (size_t at = 0; at < output.token_ids.size(); ++at) {
     SCOPED_TRACE(::testing::Message() << "token " << at);
     const std::vector<float>& row = logits[tokens.size() - 1];
-    testing::ExpectDrawn(CaseOf(request, tokens, row), output.token_ids[at], kTolerance);
+    testing::ExpectDrawn(testing::NextDraw(request, {kEos}, tokens, row), output.token_ids[at],
+                         kTolerance);
     ExpectTold(request, row, output, at);
     tokens.push_back(output.token_ids[at]);
   }

@@ -5,6 +5,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "launcher/commands.h"
 #include "tests/rpc/served_engine.h"
 
@@ -44,6 +45,45 @@ TEST(ClientCommandTest, PrintsTheTextAndNothingElse) {
                                     "3", "--top_k", "5", "--top_p", "0.5", "--max_tokens", "5"});
   EXPECT_TRUE(text.status.ok()) << text.status;
   EXPECT_FALSE(text.out.empty());
+}
+
+TEST(ClientCommandTest, SamplingFlagsArrive) {
+  ServedEngine served;
+  served.Run();
+  const Arguments greedy = {"--target",      served.address(),
+                            "--prompt_ids",  "11,7,301",
+                            "--temperature", "0",
+                            "--max_tokens",  "30"};
+  const auto run = [&](const Arguments& more) {
+    Arguments arguments = greedy;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const ClientRun client = RunClient(arguments);
+    EXPECT_TRUE(client.status.ok()) << client.status;
+    return client.out;
+  };
+  const std::string plain = run({"--ignore_eos"});
+  pb::GenerateRequest request = GreedyRequest(30);
+  request.mutable_sampling()->set_frequency_penalty(1.5);
+  request.mutable_sampling()->set_presence_penalty(0.5);
+  request.mutable_sampling()->set_repetition_penalty(1.3);
+  const std::string penalised = run({"--ignore_eos", "--frequency_penalty", "1.5",
+                                     "--presence_penalty", "0.5", "--repetition_penalty", "1.3"});
+  EXPECT_EQ(penalised, Ask(served.inference(), request).text);
+  EXPECT_NE(penalised, plain);
+
+  // Of two stop texts the one that comes first; a character of ASCII stands in any text.
+  size_t at = 5;
+  while (at < plain.size() && (plain[at] < '!' || plain[at] > '~')) ++at;
+  ASSERT_LT(at, plain.size());
+  const std::string stop(1, plain[at]);
+  const std::string before = plain.substr(0, plain.find(stop));
+  EXPECT_EQ(run({"--ignore_eos", "--stop", "nowhere in it", "--stop", stop}), before);
+  EXPECT_EQ(run({"--ignore_eos", "--stop", stop, "--include_stop_in_output"}), before + stop);
+  const Answer ids = Ask(served.inference(), GreedyRequest(30));
+  EXPECT_LT(run({"--ignore_eos", "--stop_token_ids", absl::StrCat("5,", ids.ids[9])}).size(),
+            plain.size());
+  EXPECT_EQ(run({"--n", "2", "--ignore_eos"}), "[0] " + plain + "\n[1] " + plain + "\n");
+  EXPECT_FALSE(run({"--min_tokens", "30", "--min_p", "0.5"}).empty());
 }
 
 TEST(ClientCommandTest, TheUsersMistakesAreNamed) {

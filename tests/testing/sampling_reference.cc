@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <map>
 #include <numeric>
 
 #include "kernels/cpu/philox.h"
@@ -58,6 +60,36 @@ Distribution Distribute(const std::vector<float>& logits, const SampleRow& row) 
 }
 
 }  // namespace
+
+SampleCase NextDraw(const GenerationRequest& request, const std::vector<int32_t>& eos_token_ids,
+                    const std::vector<int32_t>& tokens, const std::vector<float>& logits) {
+  const SamplingParams& p = request.sampling;
+  SampleCase sample;
+  sample.logits = logits;
+  sample.row.temperature = static_cast<float>(p.temperature);
+  sample.row.top_k = p.top_k;
+  sample.row.top_p = static_cast<float>(p.top_p);
+  sample.row.min_p = static_cast<float>(p.min_p);
+  sample.row.seed = *p.seed;
+  sample.row.position = tokens.size();
+  sample.row.frequency_penalty = static_cast<float>(p.frequency_penalty);
+  sample.row.presence_penalty = static_cast<float>(p.presence_penalty);
+  sample.row.repetition_penalty = static_cast<float>(p.repetition_penalty);
+  std::map<int32_t, int32_t> counts;
+  for (size_t i = 0; i < tokens.size(); ++i) counts[tokens[i]] += i >= request.prompt.size();
+  for (const auto& [token, count] : counts) sample.history.push_back({token, count});
+  if (tokens.size() - request.prompt.size() >= static_cast<size_t>(request.min_tokens)) {
+    return sample;
+  }
+  std::vector<int32_t> banned = request.stop_token_ids;
+  if (!request.ignore_eos) {
+    banned.insert(banned.end(), eos_token_ids.begin(), eos_token_ids.end());
+  }
+  for (const int32_t token : banned) {
+    sample.biases.push_back({token, -std::numeric_limits<float>::infinity()});
+  }
+  return sample;
+}
 
 std::vector<float> AdjustedLogits(const SampleCase& sample) {
   const SampleRow& row = sample.row;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/request.h"
 #include "kernels/ops.h"
 
 namespace polystrate::testing {
@@ -15,6 +16,11 @@ struct SampleCase {
   std::vector<TokenCount> history;
   std::vector<TokenBias> biases;
 };
+
+// What an engine draws from once `tokens`, the request's prompt and what it generated so far, are
+// there; `logits` are those of the last. The request has a seed.
+SampleCase NextDraw(const GenerationRequest& request, const std::vector<int32_t>& eos_token_ids,
+                    const std::vector<int32_t>& tokens, const std::vector<float>& logits);
 
 // The logits that a token is drawn from, each rounded once per list it stands in.
 std::vector<float> AdjustedLogits(const SampleCase& sample);
