@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "engine/retry_delay.h"
+#include "rpc/grpc_status.h"
 #include "tests/e2e/served_ranks.h"
 
 namespace polystrate {
@@ -32,6 +34,7 @@ void ExpectRefused(ServedRanks& engine, const std::vector<Refusal>& refusals, St
     SCOPED_TRACE(request.ShortDebugString().substr(0, 200));
     const Answer answer = Ask(engine.inference(), request);
     EXPECT_EQ(answer.status.error_code(), code) << answer.status.error_message();
+    EXPECT_FALSE(RetryDelayOf(FromGrpc(answer.status)).has_value()) << "it will never do";
     EXPECT_TRUE(answer.events.empty());
     for (const std::string& word : refusal.words) {
       EXPECT_TRUE(absl::StrContains(answer.status.error_message(), word))
@@ -166,6 +169,49 @@ TEST(Behaviour, RequestThatCanNeverFitTheCacheIsResourceExhausted) {
   const Answer answer = Ask(engine.inference(), GreedyRequest(126));
   EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
   EXPECT_EQ(answer.ids.size(), 126u);
+}
+
+// Until the engine has taken `num_queued` requests into its queue.
+void WaitForQueue(ServedRanks& engine, uint32_t num_queued) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  while (engine.Load().queued_requests() != num_queued && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  EXPECT_EQ(engine.Load().queued_requests(), num_queued);
+}
+
+TEST(Behaviour, QueueFullIsResourceExhaustedWithRetryInfo) {
+  ServedRanksOptions options;
+  options.flags = {"--max_num_seqs",      "1", "--max_queued_requests", "2",
+                   "--max_queued_tokens", "99"};
+  ServedRanks engine(options);
+  OpenStream running(engine, GreedyRequest(32000));
+  running.WaitForTokens();
+  const auto expect_refused = [&engine](const pb::GenerateRequest& request) {
+    const Answer answer = Ask(engine.inference(), request);
+    EXPECT_EQ(answer.status.error_code(), StatusCode::RESOURCE_EXHAUSTED);
+    const auto delay = RetryDelayOf(FromGrpc(answer.status));
+    ASSERT_TRUE(delay.has_value()) << answer.status.error_message();
+    EXPECT_GE(*delay, absl::Seconds(1));
+    EXPECT_TRUE(answer.events.empty());
+    EXPECT_TRUE(engine.Serving());
+  };
+  OpenStream first(engine, GreedyRequest(4));
+  WaitForQueue(engine, 1);
+  pb::GenerateRequest long_prompt = GreedyRequest(4);
+  for (int i = 0; i < 100; ++i) long_prompt.mutable_token_ids()->add_ids(5);
+  expect_refused(long_prompt);  // by its tokens
+  OpenStream second(engine, GreedyRequest(4));
+  WaitForQueue(engine, 2);
+  expect_refused(GreedyRequest(4));  // by their number
+  running.Cancel();
+  for (OpenStream* queued : {&first, &second}) {
+    const Answer answer = queued->Rest();
+    EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+    EXPECT_EQ(answer.ids.size(), 4u);
+  }
+  EXPECT_TRUE(engine.BecomesIdle());
+  EXPECT_TRUE(Ask(engine.inference(), long_prompt).status.ok());
 }
 
 }  // namespace

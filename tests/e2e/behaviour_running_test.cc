@@ -12,7 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "engine/retry_delay.h"
 #include "kernels/core/check.h"
+#include "rpc/grpc_status.h"
 #include "tests/e2e/served_ranks.h"
 
 namespace polystrate {
@@ -95,6 +97,27 @@ TEST(Behaviour, ClientDisconnectIsACancel) {
   EXPECT_EQ(engine.Load().running_requests(), 1u) << client.Err();
   client.Signal(SIGKILL);
   EXPECT_TRUE(engine.BecomesIdle(kSoon));
+}
+
+// The engine goes on while a client reads nothing, but not for long.
+TEST(Behaviour, ReaderStalledIsResourceExhausted) {
+  ServedRanksOptions options;
+  options.flags = {"--reader_timeout", "1"};
+  ServedRanks engine(options);
+  pb::GenerateRequest wordy = Endless();
+  wordy.mutable_response()->set_return_output_logprobs(true);
+  wordy.mutable_response()->mutable_output_candidates()->set_top_n(20);
+  const auto stub = pb::Inference::NewStub(ConnectTo(engine.address(), /*window=*/16384));
+  OpenStream stream(*stub, wordy);
+  stream.WaitForTokens();
+  EXPECT_EQ(engine.Load().running_requests(), 1u);
+  ASSERT_TRUE(engine.BecomesIdle());  // its request has been given up
+  const Answer answer = stream.Rest();
+  EXPECT_EQ(answer.status.error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(RetryDelayOf(FromGrpc(answer.status)).has_value());
+  EXPECT_LT(answer.ids.size(), 32000u);
+  EXPECT_TRUE(engine.Serving());
+  EXPECT_EQ(Ask(engine.inference(), GreedyRequest(5)).ids.size(), 5u);
 }
 
 // Four requests want twice the pool between them.

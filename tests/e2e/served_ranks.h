@@ -106,9 +106,12 @@ class ServedRanks {
 class OpenStream {
  public:
   OpenStream(ServedRanks& engine, const pb::GenerateRequest& request,
+             absl::Duration deadline = absl::Seconds(60))
+      : OpenStream(engine.inference(), request, deadline) {}
+  OpenStream(pb::Inference::Stub& stub, const pb::GenerateRequest& request,
              absl::Duration deadline = absl::Seconds(60)) {
     context_.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
-    reader_ = engine.inference().Generate(&context_, request);
+    reader_ = stub.Generate(&context_, request);
   }
   ~OpenStream() { context_.TryCancel(); }
 

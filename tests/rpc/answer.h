@@ -12,6 +12,17 @@ namespace polystrate {
 
 namespace pb = openengine::v1;
 
+// A connection of its own. `window` bounds the bytes that a stream's reader has not read yet.
+inline std::shared_ptr<grpc::Channel> ConnectTo(const std::string& address, int window = 65536) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // would let the window grow
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, window);
+  arguments.SetMaxReceiveMessageSize(64 << 20);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
 // A whole call, read to its end.
 struct Answer {
   std::vector<pb::GenerateResponse> events;

@@ -89,15 +89,8 @@ class ServedEngine {
   }
 
   std::string address() const { return "127.0.0.1:" + std::to_string(server_->port()); }
-  // A connection of its own. `window` bounds the bytes that a stream's reader has not read yet.
   std::shared_ptr<grpc::Channel> Connect(int window = 65536) const {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // would let the window grow
-    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, window);
-    arguments.SetMaxReceiveMessageSize(64 << 20);
-    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    return grpc::CreateCustomChannel(address(), grpc::InsecureChannelCredentials(), arguments);
+    return ConnectTo(address(), window);
   }
 
   Engine& engine() { return *engine_; }
