@@ -27,6 +27,16 @@ StepInputs MakeInputs(const StepPlan& plan) {
   return inputs;
 }
 
+// How many candidates the plan asks for.
+size_t NumCandidates(const StepPlan& plan) {
+  size_t count = 0;
+  for (const ScorePoint& point : plan.scores) count += point.params.num_candidates;
+  for (const SamplePoint& point : plan.samples) {
+    count += std::max(point.params.num_candidates, 0);  // kLogProbOnly is none
+  }
+  return count;
+}
+
 // Behind those of the results before. Returns how many there are.
 int32_t AddCandidates(const ScoreResult& scored, StepResult* result) {
   const auto begin = scored.candidates.begin();
@@ -166,6 +176,7 @@ StepResult PipelineStage::ScoreAndSample(const StepPlan& plan, const Activations
   result.step_id = plan.step_id;
   result.samples.reserve(sampler ? plan.samples.size() : 0);
   result.scores.reserve(sampler ? plan.scores.size() : 0);
+  result.candidates.reserve(sampler ? NumCandidates(plan) : 0);
   ScoreRows(plan, a, &result);
   SampleRows(plan, a, &result);
   return result;

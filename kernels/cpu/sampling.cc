@@ -42,10 +42,22 @@ int32_t ArgMax(const Row& row) {
                               row.logits);
 }
 
-// No filter: inverse of the cumulative distribution in the order of ids.
-int32_t DrawFromAll(const CpuContext& context, const Row& row, double uniform, float* weights) {
-  const double total = context.kernels().sum_exp(row.logits, row.vocab_size, row.max,
-                                                 row.inverse_temperature, weights);
+// Zero for weights below `least`. Returns the sum of the others.
+double DropBelow(float least, int64_t n, float* weights) {
+  double total = 0.0;
+  for (int64_t i = 0; i < n; ++i) {
+    weights[i] = weights[i] < least ? 0.0f : weights[i];
+    total += static_cast<double>(weights[i]);
+  }
+  return total;
+}
+
+// No filter that has to sort: inverse of the cumulative distribution in the order of ids.
+int32_t DrawFromAll(const CpuContext& context, const Row& row, float min_p, double uniform,
+                    float* weights) {
+  double total = context.kernels().sum_exp(row.logits, row.vocab_size, row.max,
+                                           row.inverse_temperature, weights);
+  if (min_p > 0.0f) total = DropBelow(min_p, row.vocab_size, weights);
   const double target = uniform * total;
   double cumulative = 0.0;
   int32_t last = 0;
@@ -135,18 +147,18 @@ bool HasTopK(const SampleRow& options, int64_t vocab_size) {
   return options.top_k > 0 && options.top_k < vocab_size;
 }
 
-bool IsFiltered(const SampleRow& options, int64_t vocab_size) {
-  return HasTopK(options, vocab_size) || options.top_p < 1.0f || options.min_p > 0.0f;
+bool HasToSort(const SampleRow& options, int64_t vocab_size) {
+  return HasTopK(options, vocab_size) || options.top_p < 1.0f;
 }
 
 // Bytes of scratch that Draw takes.
 int64_t DrawScratch(const SampleRow& options, int64_t vocab_size) {
   const size_t per_token =
-      IsFiltered(options, vocab_size) ? sizeof(Candidate) + sizeof(float) : sizeof(float);
+      HasToSort(options, vocab_size) ? sizeof(Candidate) + sizeof(float) : sizeof(float);
   return vocab_size * static_cast<int64_t>(per_token);
 }
 
-int32_t DrawFiltered(const CpuContext& context, const Row& row, const SampleRow& options,
+int32_t DrawFromBest(const CpuContext& context, const Row& row, const SampleRow& options,
                      double uniform, void* scratch) {
   const int64_t vocab_size = row.vocab_size;
   auto* candidates = static_cast<Candidate*>(scratch);
@@ -172,9 +184,9 @@ int32_t DrawFiltered(const CpuContext& context, const Row& row, const SampleRow&
 int32_t Draw(const CpuContext& context, Row row, const SampleRow& options, void* scratch) {
   row.inverse_temperature = 1.0f / options.temperature;
   const double uniform = UniformDraw(options.seed, options.position);
-  return IsFiltered(options, row.vocab_size)
-             ? DrawFiltered(context, row, options, uniform, scratch)
-             : DrawFromAll(context, row, uniform, static_cast<float*>(scratch));
+  return HasToSort(options, row.vocab_size)
+             ? DrawFromBest(context, row, options, uniform, scratch)
+             : DrawFromAll(context, row, options.min_p, uniform, static_cast<float*>(scratch));
 }
 
 void SampleOne(const CpuContext& context, const float* logits, int64_t vocab_size,

@@ -5,9 +5,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <fstream>
+#include <limits>
 
 #include "engine/model_cost.h"
 #include "engine/pipeline_stage.h"
@@ -126,6 +128,24 @@ StepPlan MakePlan(int32_t num_seqs, int32_t cached, int32_t new_tokens) {
   return plan;
 }
 
+// The same rows with every list and every answer that a sample may have.
+StepPlan WithLists(StepPlan plan) {
+  for (SamplePoint& point : plan.samples) {
+    SampleRow& row = point.params;
+    row.min_p = 0.001f;
+    row.repetition_penalty = 1.1f;
+    row.frequency_penalty = 0.5f;
+    row.num_candidates = kMaxCandidates;
+    row.history_begin = static_cast<int32_t>(plan.history.size());
+    for (int32_t token = 0; token < 200; ++token) plan.history.push_back({token, token % 3});
+    row.history_end = static_cast<int32_t>(plan.history.size());
+    row.biases_begin = static_cast<int32_t>(plan.biases.size());
+    plan.biases.push_back({1, -std::numeric_limits<float>::infinity()});
+    row.biases_end = static_cast<int32_t>(plan.biases.size());
+  }
+  return plan;
+}
+
 struct Case {
   DType dtype;
   ReuseKeys reuse_keys;
@@ -199,6 +219,22 @@ class NoAllocation : public ::testing::TestWithParam<Case> {
 
 TEST_P(NoAllocation, InADecodeStepButTheResult) {
   for (const int32_t batch : {1, 7}) CountSmallSteps(batch, /*new_tokens=*/1);
+}
+
+// And its list of candidates.
+TEST_P(NoAllocation, InADecodeStepWithPenaltiesButTheResult) {
+  constexpr int32_t kBatch = 7;
+  for (int32_t step = 0; step < kWarmUp; ++step) {
+    stage_->Run(WithLists(MakePlan(kBatch, 20 + step, /*new_tokens=*/1)));
+  }
+  std::vector<StepPlan> plans;
+  for (int32_t step = 0; step < 10; ++step) {
+    plans.push_back(WithLists(MakePlan(kBatch, 20 + kWarmUp + step, /*new_tokens=*/1)));
+  }
+  Count(plans);
+  EXPECT_EQ(tally.count, 2 * static_cast<int64_t>(plans.size()));
+  EXPECT_LE(tally.largest,
+            kBatch * std::max(sizeof(SampledToken), kMaxCandidates * sizeof(TokenLogProb)));
 }
 
 // So few rows that oneDNN is not called; the last of each sequence alone is wanted.

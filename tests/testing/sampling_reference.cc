@@ -40,20 +40,16 @@ Distribution Distribute(const std::vector<float>& logits, const SampleRow& row) 
   Distribution d;
   d.ids.resize(size);
   std::iota(d.ids.begin(), d.ids.end(), 0);
-  if (row.min_p > 0 || row.top_p < 1 || has_top_k) {  // otherwise in the order of ids
+  if (row.top_p < 1 || has_top_k) {  // otherwise in the order of ids
     std::stable_sort(d.ids.begin(), d.ids.end(),
                      [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
   }
   const double max = *std::max_element(logits.begin(), logits.end());
-  for (const int32_t id : d.ids) {
-    d.probabilities.push_back(std::exp((logits[id] - max) / double{row.temperature}));
-  }
-  if (row.min_p > 0) {
-    const auto too_small = [&](double p) { return p < double{row.min_p}; };
-    KeepFirst(std::find_if(d.probabilities.begin(), d.probabilities.end(), too_small) -
-                  d.probabilities.begin(),
-              &d);
-  }
+  const auto weight = [&](int32_t id) {
+    return std::exp((logits[id] - max) / double{row.temperature});
+  };
+  std::erase_if(d.ids, [&](int32_t id) { return weight(id) < double{row.min_p}; });
+  for (const int32_t id : d.ids) d.probabilities.push_back(weight(id));
   KeepFirst(has_top_k ? row.top_k : size, &d);
   if (row.top_p < 1) KeepFirst(CountToReach(d.probabilities, double{row.top_p}), &d);
   return d;
