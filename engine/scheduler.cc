@@ -200,8 +200,6 @@ void Scheduler::PreemptLeastUrgent() {
   running_.erase(victim);
   blocks_.Free(&victim->block_table);
   victim->num_scheduled = 0;
-  victim->num_published = 0;
-  victim->content = BlockPool::kNothing;
   waiting_.insert(victim);
   ++num_preempted_;
   preempted_this_step_ = true;
