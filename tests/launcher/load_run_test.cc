@@ -15,8 +15,8 @@ namespace {
 constexpr auto kNoProgress = [](double) {};
 
 std::vector<std::shared_ptr<grpc::Channel>> ChannelsTo(const std::string& address, int n = 1) {
-  std::vector<std::shared_ptr<grpc::Channel>> channels;
-  for (int i = 0; i < n; ++i) channels.push_back(Connector().Connect(address));
+  std::vector<std::shared_ptr<grpc::Channel>> channels(static_cast<size_t>(n));
+  for (auto& channel : channels) channel = Connector().Connect(address);
   return channels;
 }
 
@@ -79,8 +79,10 @@ TEST(LoadRunTest, AnOpenLoopKeepsItsTimesAndAnInterruptEndsIt) {
   LoadClient client(ChannelsTo(served.address()));
   const std::vector<pb::GenerateRequest> requests(6, GreedyRequest(30000));
   const std::vector<double> arrivals = {0.0, 0.05, 0.05, 0.2, 0.3, 3600.0};
-  std::thread interrupter([&client] {
-    absl::SleepFor(absl::Milliseconds(800));
+  std::thread interrupter([&] {
+    while (served.engine().load().running_requests + served.engine().load().queued_requests < 5) {
+      absl::SleepFor(absl::Milliseconds(10));
+    }
     client.Interrupt();
   });
   const LoadRun run = RunLoad(client, requests, {arrivals, std::nullopt}, kNoProgress);
@@ -90,7 +92,7 @@ TEST(LoadRunTest, AnOpenLoopKeepsItsTimesAndAnInterruptEndsIt) {
   for (size_t i = 0; i < run.outcomes.size(); ++i) {
     const double sent = static_cast<double>(run.outcomes[i].start_ns - run.begin_ns) * 1e-9;
     EXPECT_GE(sent, arrivals[i]);
-    EXPECT_LT(sent, arrivals[i] + 0.4);  // a busy machine
+    EXPECT_LT(sent, arrivals[i] + 2.0);  // a busy machine; answers would take longer
     EXPECT_EQ(run.outcomes[i].status.code(), absl::StatusCode::kCancelled);
   }
   EXPECT_GE(run.max_send_delay_ns, 0);
