@@ -36,7 +36,8 @@ void ServeBenchFlags::AddTo(FlagSet* flags) {
   flags->Add("model", &model, "fails unless the engine serves this model");
   flags->Add("ready_timeout", &ready_timeout, "seconds to wait until the engine serves");
   connection.AddTo(flags);
-  flags->Add("connections", &connections, "connections that the streams share; an engine takes 8,192 streams on each");
+  flags->Add("connections", &connections,
+             "connections that the streams share; an engine takes 8,192 streams on each");
   flags->Add("num_prompts", &num_prompts, "requests");
   flags->Add("num_warmups", &num_warmups, "requests that are sent before and not measured");
   flags->Add("request_rate", &request_rate,

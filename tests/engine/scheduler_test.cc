@@ -229,7 +229,7 @@ TEST(Scheduler, APreemptedSequenceFindsItsOwnBlocksAgain) {
   scheduler.Remove(1);
   const auto plan = scheduler.Schedule();
   ASSERT_TRUE(plan.has_value());
-  EXPECT_EQ(plan->num_tokens(), known - 12);  // all three full blocks
+  EXPECT_EQ(plan->num_tokens(), known - 12);           // all three full blocks
   EXPECT_EQ(scheduler.Find(2)->num_cached_tokens, 0);  // tells of others' blocks, not of its own
   EXPECT_EQ(scheduler.num_prefix_hits(), 0);
 }
