@@ -67,8 +67,19 @@ absl::Status InferenceService::CheckNow(absl::Time deadline) const {
   return engine_.CheckNow(deadline);
 }
 
+int64_t InferenceService::MaxPromptTokens() const {
+  return engine_.options().max_model_len + 1;  // the last one may be scored alone
+}
+
+int64_t InferenceService::MaxRequestBytes() const {
+  constexpr int64_t kOtherFields = 1 << 20;
+  constexpr int64_t kIdBytes = 5;  // of a varint
+  constexpr int64_t kLeast = 4 << 20;
+  return std::max(MaxPromptTokens() * std::max(max_token_bytes_, kIdBytes) + kOtherFields, kLeast);
+}
+
 absl::Status InferenceService::CheckPromptSize(const pb::GenerateRequest& request) const {
-  const int64_t most = engine_.options().max_model_len + 1;  // the last one may be scored alone
+  const int64_t most = MaxPromptTokens();
   const int64_t ids = request.token_ids().ids_size();
   if (ids > most) {
     return absl::InvalidArgumentError(

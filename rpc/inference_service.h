@@ -23,6 +23,8 @@ class InferenceService final : public openengine::v1::Inference::CallbackService
 
   // Before the first call.
   void WatchReaders(absl::Duration timeout) { reader_watch_.Start(timeout); }
+  // Of any request that could be accepted, and at least gRPC's own default, 4 MiB.
+  int64_t MaxRequestBytes() const;
   // Until then Generate is answered UNAVAILABLE. Whether the engine is draining it says itself.
   void StartAccepting() { accepting_ = true; }
 
@@ -42,6 +44,7 @@ class InferenceService final : public openengine::v1::Inference::CallbackService
   absl::Status Begin(const grpc::CallbackServerContext& context,
                      const openengine::v1::GenerateRequest& request, GenerateReactor* reactor);
   absl::Status CheckNow(absl::Time deadline) const;
+  int64_t MaxPromptTokens() const;
   // INVALID_ARGUMENT when the prompt has more tokens than the context, as far as that can be seen
   // without tokenising it.
   absl::Status CheckPromptSize(const openengine::v1::GenerateRequest& request) const;

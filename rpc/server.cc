@@ -2,6 +2,7 @@
 
 #include <google/protobuf/stubs/logging.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <limits>
 
@@ -14,8 +15,11 @@
 namespace polystrate {
 namespace {
 
-void SetLimits(grpc::ServerBuilder* builder, int64_t max_message_bytes) {
-  builder->SetMaxReceiveMessageSize(static_cast<int>(max_message_bytes));
+void SetLimits(grpc::ServerBuilder* builder, int64_t max_message_bytes, int64_t max_request_bytes) {
+  // What is larger is refused before it is read, so that clients cannot fill the memory with what
+  // is of no use.
+  builder->SetMaxReceiveMessageSize(
+      static_cast<int>(std::min(max_message_bytes, max_request_bytes)));
   builder->SetMaxSendMessageSize(static_cast<int>(max_message_bytes));
   // What a connection may have open; a client's next call waits there for one to end.
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 8192);
@@ -77,7 +81,7 @@ absl::Status RpcServer::Start(const std::string& address, const RpcServerOptions
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  SetLimits(&builder, options.max_message_bytes);
+  SetLimits(&builder, options.max_message_bytes, inference_.MaxRequestBytes());
   SetChannelArguments(&builder);
   builder.AddListeningPort(address, credentials, &port_);
   builder.RegisterService(&inference_);

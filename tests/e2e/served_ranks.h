@@ -28,6 +28,7 @@ struct ServedRanksOptions {
   int pp_size = 2;
   CommandLine flags;  // of serve, besides model, cut and address
   TinyModelSpec model;
+  std::string model_dir;  // a model that is there, instead
 
   ServedRanksOptions() {
     model.vocab_size = 1024;  // of the demo model's tokenizer
@@ -43,11 +44,14 @@ class ServedRanks {
   // Returns when the engine says SERVING; a failure of the test otherwise.
   explicit ServedRanks(const ServedRanksOptions& options = {})
       : address_(absl::StrCat("127.0.0.1:", FreePort())) {
-    WriteTinyModel(dir_.path(), options.model);
-    WriteFile(dir_.File("tokenizer.json"),
-              ReadFile(POLYSTRATE_SOURCE_DIR "/models/demo/tokenizer.json"));
+    if (options.model_dir.empty()) {
+      WriteTinyModel(dir_.path(), options.model);
+      WriteFile(dir_.File("tokenizer.json"),
+                ReadFile(POLYSTRATE_SOURCE_DIR "/models/demo/tokenizer.json"));
+    }
+    const std::string model = options.model_dir.empty() ? dir_.path() : options.model_dir;
     CommandLine command = Polystrate(
-        {"serve", "--model", dir_.path(), "--tp", std::to_string(options.tp_size), "--pp",
+        {"serve", "--model", model, "--tp", std::to_string(options.tp_size), "--pp",
          std::to_string(options.pp_size), "--listen", address_, "--kv_memory", "16777216"});
     command.insert(command.end(), options.flags.begin(), options.flags.end());
     mpirun_ = std::make_unique<Process>(Mpirun(options.tp_size * options.pp_size, command));

@@ -150,11 +150,14 @@ TEST(ServerTest, ShutdownEndsStreamsAtItsDeadline) {
   served.server().Shutdown(absl::Now());  // again: nothing happens
 }
 
+// Where the context is so large that they could be prompts.
 TEST(ServerTest, TakesMessagesOfManyMegabytes) {
-  ServedEngine served;
+  TinyModelSpec spec = ServedModel();
+  spec.max_position_embeddings = 1 << 20;
+  ServedEngine served(spec);
   served.Run();
   pb::GenerateRequest request = GreedyRequest(1);
-  request.mutable_token_ids()->mutable_ids()->Resize(8 << 20, 1000);  // 16 MiB on the wire
+  request.set_prompt(std::string(6 << 20, '~'));
   const Answer answer = Ask(served.inference(), request);
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_NE(answer.status.error_message().find("context"), std::string::npos)
