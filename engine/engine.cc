@@ -10,6 +10,7 @@
 #include "engine/pipeline_stage.h"
 #include "engine/scheduler.h"
 #include "engine/step_plan.h"
+#include "engine/timeline.h"
 #include "kernels/core/status.h"
 #include "parallel/control_channel.h"
 
@@ -109,6 +110,11 @@ EngineLoad Engine::load() const {
   return load;
 }
 
+EngineStats Engine::stats() const {
+  MutexLock lock(&mutex_);
+  return published_stats_;
+}
+
 void Engine::Run(ControlChannel& control, PipelineStage& stage) {
   {
     MutexLock lock(&mutex_);
@@ -119,6 +125,7 @@ void Engine::Run(ControlChannel& control, PipelineStage& stage) {
            options_.parallel.pp_size) {  // a plan for each stage keeps every stage busy
       const std::optional<StepPlan> plan = scheduler_->Schedule();
       if (!plan.has_value()) break;
+      CountScheduled(*plan);
       control.BroadcastPlan(plan->ToBytes());
       ++in_flight_;
       if (const auto result = stage.Run(*plan)) control.SendResult(result->ToBytes());
@@ -206,6 +213,7 @@ LiveRequest* Engine::Find(uint64_t id) {
 }
 
 void Engine::Commit(const StepResult& result) {
+  commit_ns_ = Timeline::NowNs();
   scheduler_->Retire(result.step_id);
   absl::Span<const TokenLogProb> candidates = result.candidates;
   for (const ScoredToken& score : result.scores) {
@@ -243,8 +251,9 @@ void Engine::CommitSample(const SampledToken& sample, absl::Span<const TokenLogP
       scheduler_->Add(live->MakeSequence(other));
     }
   }
-  if (auto end = live->AddToken(output, sample, candidates))
-    EndOutput(*live, output, *std::move(end));
+  auto end = live->AddToken(output, sample, candidates);
+  stats_.CountToken(commit_ns_, output, live->num_prompt_tokens(), &live->times());
+  if (end.has_value()) EndOutput(*live, output, *std::move(end));
 }
 
 // `live` is gone afterwards if this was its last output.
@@ -258,10 +267,19 @@ void Engine::EndOutput(LiveRequest& live, int32_t output, Finished end) {
     if (scheduler_->Find(sequence) != nullptr) scheduler_->Remove(sequence);
     return live.sink().OnFinished(end);
   }
+  end.queue_time = live.times().QueueTime();
+  const RequestEnd how = end.reason == FinishReason::kStop     ? RequestEnd::kStop
+                         : end.reason == FinishReason::kLength ? RequestEnd::kLength
+                                                               : RequestEnd::kAbort;
+  stats_.CountEnd(Timeline::NowNs(), how, *end.usage, live.times());
   Release(live.id())->sink().OnFinished(end);
 }
 
 void Engine::Fail(uint64_t id, const absl::Status& status) {
+  LiveRequest& live = *Find(id);
+  // A deadline is the client's own wish, as cancelling is.
+  const RequestEnd end = absl::IsDeadlineExceeded(status) ? RequestEnd::kAbort : RequestEnd::kError;
+  stats_.CountEnd(Timeline::NowNs(), end, live.usage(), live.times());
   // Whose logits were not finite has read or left K and V that are not.
   const bool keep_cache = !absl::IsInternal(status);
   Release(id, keep_cache)->sink().OnError(status);
@@ -286,6 +304,17 @@ std::unique_ptr<LiveRequest> Engine::Release(uint64_t id, bool keep_cache) {
   return live;
 }
 
+void Engine::CountScheduled(const StepPlan& plan) {
+  ++stats_.steps;
+  decode_batch_size_ = scheduler_->num_decodes();
+  prefill_batch_size_ = plan.num_seqs() - decode_batch_size_;
+  if (scheduler_->admitted().empty()) return;
+  const int64_t now = Timeline::NowNs();
+  for (const uint64_t sequence : scheduler_->admitted()) {
+    stats_.CountScheduled(now, &Find(RequestOf(sequence))->times());
+  }
+}
+
 // What the scheduler has admitted leaves the queue in the same moment as it is seen running.
 void Engine::PublishLoad() {
   QueueLoad admitted;
@@ -298,11 +327,21 @@ void Engine::PublishLoad() {
   load.running_requests = scheduler_->num_running();
   load.queued_requests = scheduler_->num_preempted();
   load.used_blocks = scheduler_->blocks().num_used();
+  load.cached_blocks = scheduler_->blocks().num_cached();
   load.total_blocks = scheduler_->blocks().num_blocks();
   load.running_tokens = scheduler_->num_running_tokens();
+  if (load.running_requests > 0) {
+    load.prefill_batch_size = prefill_batch_size_;
+    load.decode_batch_size = decode_batch_size_;
+  }
+  stats_.preemptions = scheduler_->num_preemptions();
+  stats_.prefix_cache_queries = scheduler_->num_prefix_queries();
+  stats_.prefix_cache_hits = scheduler_->num_prefix_hits();
+  stats_.evictions = scheduler_->blocks().num_evictions();
   MutexLock lock(&mutex_);
   if (admitted.requests > 0) queue_.Remove(admitted, absl::Now());
   load_ = load;
+  published_stats_ = stats_;
 }
 
 }  // namespace polystrate

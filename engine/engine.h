@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/engine_stats.h"
 #include "engine/queue_bound.h"
 #include "engine/request.h"
 #include "kernels/core/mutex.h"
@@ -34,6 +35,7 @@ class Scheduler;
 class Tokenizer;
 struct SampledToken;
 struct ScoredToken;
+struct StepPlan;
 struct StepResult;
 
 // The operator's choices and what follows from them; the same on every rank.
@@ -60,9 +62,12 @@ struct EngineLoad {
   int64_t running_requests = 0;
   int64_t queued_requests = 0;  // outputs, like the running ones; the preempted among them
   int64_t used_blocks = 0;
+  int64_t cached_blocks = 0;  // held by nobody; kept for prefixes until others need them
   int64_t total_blocks = 0;
-  int64_t running_tokens = 0;  // tokens in the KV cache
-  int64_t waiting_tokens = 0;  // prompt tokens of requests that were never scheduled
+  int64_t running_tokens = 0;      // tokens in the KV cache
+  int64_t waiting_tokens = 0;      // prompt tokens of requests that were never scheduled
+  int64_t prefill_batch_size = 0;  // sequences of the last plan whose prompt it computes
+  int64_t decode_batch_size = 0;   // and that go on by a token; both 0 when nothing runs
 };
 
 class Engine {
@@ -89,7 +94,9 @@ class Engine {
   void BeginDrain(absl::Duration timeout);
 
   EngineState state() const { return state_.load(); }
+  // Both of one moment, as of the last step or end of a request.
   EngineLoad load() const;
+  EngineStats stats() const;
   const EngineOptions& options() const { return options_; }
   const Tokenizer* tokenizer() const { return tokenizer_; }
 
@@ -120,6 +127,7 @@ class Engine {
   void EndOutput(LiveRequest& live, int32_t output, Finished end);
   void Fail(uint64_t id, const absl::Status& status);
   std::unique_ptr<LiveRequest> Release(uint64_t id, bool keep_cache = true);
+  void CountScheduled(const StepPlan& plan);
   void PublishLoad();
 
   const EngineOptions options_;
@@ -136,12 +144,17 @@ class Engine {
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   EngineLoad load_ ABSL_GUARDED_BY(mutex_);  // without what is in queue_
+  EngineStats published_stats_ ABSL_GUARDED_BY(mutex_);
 
   // Only the engine's thread, from here on.
   std::unique_ptr<Scheduler> scheduler_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<LiveRequest>> live_;  // by id
   absl::btree_set<std::pair<absl::Time, uint64_t>> deadlines_;        // of live_; finite ones
   int in_flight_ = 0;                                                 // plans, at most pp_size
+  int64_t prefill_batch_size_ = 0;                                    // of the last plan
+  int64_t decode_batch_size_ = 0;                                     // the same
+  int64_t commit_ns_ = 0;  // when the result came that is being committed
+  EngineStats stats_;
 };
 
 }  // namespace polystrate

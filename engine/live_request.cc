@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "engine/timeline.h"
 #include "kernels/core/check.h"
 
 namespace polystrate {
@@ -29,6 +30,8 @@ LiveRequest::LiveRequest(uint64_t id, GenerationRequest request, int64_t max_tok
       eos_token_ids_(eos_token_ids),
       seed_(request_.sampling.seed.has_value() ? *request_.sampling.seed : RandomSeed()) {
   CHECK_LT(request_.num_sequences, 1 << kOutputBits);
+  times_.arrival = Timeline::NowNs();
+  times_.last_token_of.resize(request_.num_sequences);
   for (int32_t i = 0; i < request_.num_sequences; ++i) {
     Output& output = outputs_.emplace_back();
     if (tokenizer == nullptr) continue;

@@ -12,6 +12,7 @@
 #include "engine/detokenizer.h"
 #include "engine/queue_bound.h"
 #include "engine/request.h"
+#include "engine/request_times.h"
 #include "engine/scheduler.h"
 #include "engine/step_plan.h"
 #include "engine/stop_text.h"
@@ -44,6 +45,7 @@ class LiveRequest {
   const QueueLoad& queued() const { return queued_; }
   // An output is scheduled for the first time. What it takes from queued().
   QueueLoad LeaveQueue(int32_t output);
+  RequestTimes& times() { return times_; }
 
   // Every output has ended, and so has the request.
   bool done() const { return num_ended_ == request_.num_sequences; }
@@ -87,6 +89,7 @@ class LiveRequest {
   TokenSink* const sink_;
   const absl::Span<const int32_t> eos_token_ids_;
   const uint64_t seed_;
+  RequestTimes times_;
   std::vector<Output> outputs_;
   int32_t num_ended_ = 0;
   QueueLoad queued_;

@@ -110,6 +110,7 @@ struct Finished {
   std::string text;             // what was still held back
   // With the last output to end, and only there.
   std::optional<RequestUsage> usage;
+  absl::Duration queue_time;  // with usage: from arrival to the first step
 };
 
 // Where a request's output goes. The engine's thread calls it and must not be blocked. Every

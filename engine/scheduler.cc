@@ -91,11 +91,11 @@ std::optional<StepPlan> Scheduler::Schedule() {
   preempted_this_step_ = false;
   const Share share = EvenShare();
   ScheduleDecodes(share, &plan);
-  const int64_t num_decodes = plan.num_tokens();
+  num_decodes_ = plan.num_tokens();
   const PromptLimit limit = {
       // One more than its share, if decodes fill that: the chunks of a prompt go into every plan.
       std::max(share.num_seqs, plan.num_seqs() + 1),
-      std::min(options_.max_num_batched_tokens, num_decodes + share.num_prompt_tokens)};
+      std::min(options_.max_num_batched_tokens, num_decodes_ + share.num_prompt_tokens)};
   SchedulePrompts(limit, &plan);
   // What a preemption has just freed must not go to a newcomer, or the two would take turns for
   // ever.

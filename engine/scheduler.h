@@ -111,7 +111,10 @@ class Scheduler {
   int64_t num_prefix_queries() const { return num_prefix_queries_; }
   int64_t num_prefix_hits() const { return num_prefix_hits_; }
   const BlockPool& blocks() const { return blocks_; }
-  // Ids of sequences that were admitted for the first time since the last call.
+  // Of the last plan: sequences that go on by one token. The others compute their prompts.
+  int64_t num_decodes() const { return num_decodes_; }
+  // Ids of sequences that were admitted for the first time since the last call of TakeAdmitted().
+  const std::vector<uint64_t>& admitted() const { return admitted_; }
   std::vector<uint64_t> TakeAdmitted() { return std::exchange(admitted_, {}); }
   // Of those that wait.
   int64_t num_preempted() const { return num_preempted_; }
@@ -170,6 +173,7 @@ class Scheduler {
   Queue waiting_;
   Queue running_;  // all their needed tokens have blocks
   bool preempted_this_step_ = false;
+  int64_t num_decodes_ = 0;
   int64_t num_preemptions_ = 0;
   int64_t num_preempted_ = 0;
   std::vector<uint64_t> admitted_;

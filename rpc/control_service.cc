@@ -149,6 +149,8 @@ grpc::ServerUnaryReactor* ControlService::GetLoad(grpc::CallbackServerContext* c
   response->set_total_kv_blocks(load.total_blocks);
   response->set_running_tokens(load.running_tokens);
   response->set_waiting_tokens(load.waiting_tokens);
+  response->set_prefill_batch_size(static_cast<uint32_t>(load.prefill_batch_size));
+  response->set_decode_batch_size(static_cast<uint32_t>(load.decode_batch_size));
   if (request->include_per_rank()) {
     pb::RankLoadInfo& rank = *response->add_ranks();
     rank.set_data_parallel_rank(0);
@@ -156,6 +158,8 @@ grpc::ServerUnaryReactor* ControlService::GetLoad(grpc::CallbackServerContext* c
     rank.set_queued_requests(response->queued_requests());
     rank.set_used_kv_blocks(load.used_blocks);
     rank.set_total_kv_blocks(load.total_blocks);
+    rank.set_prefill_batch_size(response->prefill_batch_size());
+    rank.set_decode_batch_size(response->decode_batch_size());
   }
   return Reply(context, absl::OkStatus());
 }

@@ -7,6 +7,7 @@
 #include "engine/retry_delay.h"
 #include "kernels/core/check.h"
 #include "rpc/grpc_status.h"
+#include "rpc/trace_context.h"
 
 namespace polystrate {
 namespace {
@@ -19,7 +20,16 @@ absl::Status Stalled(const std::string& how) {
 
 }  // namespace
 
-void GenerateReactor::Refuse(const absl::Status& status) { Finish(ToGrpc(status)); }
+GenerateReactor::GenerateReactor(Engine& engine, ReaderWatch& readers,
+                                 grpc::CallbackServerContext* context, CallRecord record)
+    : engine_(engine), readers_(readers), record_(std::move(record)), context_(context) {
+  AddTraceContext(ReadTraceContext(*context), context);
+}
+
+void GenerateReactor::Refuse(const absl::Status& status) {
+  record_.Refuse(status);
+  Finish(ToGrpc(status));
+}
 
 void GenerateReactor::Submit(absl::StatusOr<GenerationRequest> request) {
   if (!request.ok()) return Refuse(request.status());
@@ -31,6 +41,7 @@ void GenerateReactor::Submit(absl::StatusOr<GenerationRequest> request) {
     prompt_.assign(prompt.begin() + std::min(request->prompt_logprob_start, size), prompt.end());
   }
   usage_.prompt_tokens = static_cast<int64_t>(request->prompt.size());
+  record_.SetRequest(*request);
   {
     absl::MutexLock lock(&context_mutex_);
     context_->AddInitialMetadata("openengine-request-id", request_id_);
@@ -89,6 +100,7 @@ void GenerateReactor::OnPrompt(const std::vector<PromptScore>& scores) {
 
 void GenerateReactor::OnToken(const TokenInfo& token) {
   ++usage_.completion_tokens;
+  record_.AddToken();
   bool too_much = false;
   {
     absl::MutexLock lock(&mutex_);
@@ -113,12 +125,16 @@ void GenerateReactor::OnFinished(const Finished& finished) {
         End(grpc::Status::OK);
       }
     }
+    if (finished.usage.has_value()) {
+      record_.Finish(finished, static_cast<absl::StatusCode>(end_->error_code()));
+    }
   }
   Advance();
   if (finished.usage.has_value()) Release();
 }
 
 void GenerateReactor::OnError(const absl::Status& status) {
+  record_.Fail(status);
   const bool of_the_stream = status.code() == absl::StatusCode::kUnavailable ||
                              status.code() == absl::StatusCode::kDeadlineExceeded ||
                              status.code() == absl::StatusCode::kCancelled;

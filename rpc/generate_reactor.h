@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/request.h"
 #include "grpcpp/grpcpp.h"
+#include "rpc/call_record.h"
 #include "rpc/convert.h"
 #include "rpc/event_queue.h"
 #include "rpc/reader_watch.h"
@@ -30,8 +31,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateRespon
   static constexpr int64_t kMaxWaitingBytes = 16 << 20;
 
   // All must outlive the call. Either Submit or Refuse has to follow.
-  GenerateReactor(Engine& engine, ReaderWatch& readers, grpc::CallbackServerContext* context)
-      : engine_(engine), readers_(readers), context_(context) {}
+  GenerateReactor(Engine& engine, ReaderWatch& readers, grpc::CallbackServerContext* context,
+                  CallRecord record);
   // What the client asks for, or why it cannot be had. Any thread, but one of gRPC's only if the
   // call has not begun.
   void Submit(absl::StatusOr<GenerationRequest> request);
@@ -82,7 +83,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateRespon
   ReaderWatch& readers_;
   std::string request_id_;
   std::vector<int32_t> prompt_;  // its tokens that OnPrompt is going to be about
-  RequestUsage usage_;           // only the engine's thread
+  CallRecord record_;            // only the engine's thread once it has the request
+  RequestUsage usage_;           // the same
   std::atomic<int> owners_{1};   // gRPC, the engine from Submit on, and who has called Retain
 
   absl::Mutex context_mutex_;

@@ -52,8 +52,9 @@ int64_t LongestToken(const Tokenizer& tokenizer) {
 
 }  // namespace
 
-InferenceService::InferenceService(Engine& engine)
+InferenceService::InferenceService(Engine& engine, RequestLog* log)
     : engine_(engine),
+      log_(log),
       id_prefix_(absl::StrCat("gen-", RandomHex(), "-")),
       max_token_bytes_(engine.tokenizer() == nullptr ? 0 : LongestToken(*engine.tokenizer())),
       request_readers_(kNumRequestReaders) {}
@@ -104,7 +105,8 @@ absl::StatusOr<GenerationRequest> InferenceService::Read(const pb::GenerateReque
 
 grpc::ServerWriteReactor<pb::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const pb::GenerateRequest* request) {
-  auto* reactor = new GenerateReactor(engine_, reader_watch_, context);  // owns itself
+  auto* reactor = new GenerateReactor(  // owns itself
+      engine_, reader_watch_, context, CallRecord(log_, *context, *request));
   if (const absl::Status status = Begin(*context, *request, reactor); !status.ok()) {
     reactor->Refuse(status);
   }

@@ -12,14 +12,15 @@
 #include "engine/engine.h"
 #include "openengine.grpc.pb.h"
 #include "rpc/reader_watch.h"
+#include "rpc/request_log.h"
 #include "rpc/request_readers.h"
 
 namespace polystrate {
 
 class InferenceService final : public openengine::v1::Inference::CallbackService {
  public:
-  // `engine` must outlive the service and every stream.
-  explicit InferenceService(Engine& engine);
+  // `engine` and `log`, which may be null, must outlive the service and every stream.
+  InferenceService(Engine& engine, RequestLog* log);
 
   // Before the first call.
   void WatchReaders(absl::Duration timeout) { reader_watch_.Start(timeout); }
@@ -52,6 +53,7 @@ class InferenceService final : public openengine::v1::Inference::CallbackService
                                          const CallTerms& terms);
 
   Engine& engine_;
+  RequestLog* const log_;
   const std::string id_prefix_;  // of the ids that this process makes
   std::atomic<uint64_t> num_ids_{0};
   std::atomic<bool> accepting_{false};

@@ -66,7 +66,7 @@ void WarnOfOpenDoor(const std::string& address, const ServerSecurity& security) 
 
 }  // namespace
 
-RpcServer::RpcServer(Engine& engine) : inference_(engine), control_(engine) {}
+RpcServer::RpcServer(Engine& engine, RequestLog* log) : inference_(engine, log), control_(engine) {}
 
 RpcServer::~RpcServer() { Shutdown(absl::Now()); }
 

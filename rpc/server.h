@@ -23,8 +23,8 @@ struct RpcServerOptions {
 
 class RpcServer {
  public:
-  // `engine` must outlive the server, whose streams end when it is destroyed.
-  explicit RpcServer(Engine& engine);
+  // `engine` and `log` must outlive the server, whose streams end when it is destroyed.
+  explicit RpcServer(Engine& engine, RequestLog* log = nullptr);
   ~RpcServer();
 
   // `address` is HOST:PORT; port 0 takes a free one. Answers from then on, NOT_SERVING at first.

@@ -14,6 +14,7 @@ LIBRARIES = {
     r"dnnl.*|oneapi/.*": ["kernels"],
     r"grpc.*|openengine.*|polystrate_.*": ["rpc", "launcher"],
     r"openssl/.*": ["rpc"],
+    r"prometheus/.*": ["rpc"],
     r"google/protobuf/.*": ["engine", "rpc", "launcher"],
     r"pcre2\.h|unicode/.*": ["engine"],
 }

@@ -140,6 +140,9 @@ TEST(Scheduler, DecodesGoBeforePrompts) {
   scheduler.Add(MakeSequence(1, 3));
   auto first = scheduler.Schedule();
   ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(scheduler.num_decodes(), 0);
+  EXPECT_EQ(scheduler.admitted(), std::vector<uint64_t>{1});
+  EXPECT_EQ(scheduler.TakeAdmitted(), std::vector<uint64_t>{1});
   scheduler.Add(MakeSequence(2, 100));
   ASSERT_TRUE(scheduler.Append(1, 3, 1003));
   for (int64_t i = 0; i < 5; ++i) {
@@ -147,6 +150,9 @@ TEST(Scheduler, DecodesGoBeforePrompts) {
     ASSERT_TRUE(plan.has_value());
     ASSERT_EQ(plan->num_seqs(), 2);
     EXPECT_EQ(plan->cu_seqlens_q, (std::vector<int32_t>{0, 1, 8}));  // the decode, then a chunk
+    EXPECT_EQ(scheduler.num_decodes(), 1);
+    EXPECT_EQ(scheduler.TakeAdmitted(),
+              i == 0 ? std::vector<uint64_t>{2} : std::vector<uint64_t>{});
     ASSERT_TRUE(scheduler.Append(1, 4 + i, static_cast<int32_t>(1004 + i)));
   }
 }

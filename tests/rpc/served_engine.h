@@ -62,7 +62,8 @@ class ServedEngine {
         *LoadStageWeights(dir_.path(), config, topology_, whole, DType::kFloat32, stream_.device());
     stage_ = *PipelineStage::Create({topology_, stream_, groups_}, config, whole,
                                     std::move(weights), stage);
-    server_ = std::make_unique<RpcServer>(*engine_);
+    log_ = *RequestLog::Open(log_path());
+    server_ = std::make_unique<RpcServer>(*engine_, log_.get());
     EXPECT_TRUE(server_->Start("127.0.0.1:0", rpc).ok());
     channel_ = Connect();
     inference_ = pb::Inference::NewStub(channel_);
@@ -95,6 +96,8 @@ class ServedEngine {
 
   Engine& engine() { return *engine_; }
   RpcServer& server() { return *server_; }
+  RequestLog& log() { return *log_; }
+  std::string log_path() const { return dir_.File("requests.jsonl"); }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   pb::Inference::Stub& inference() { return *inference_; }
   pb::Control::Stub& control() { return *control_; }
@@ -119,6 +122,7 @@ class ServedEngine {
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<PipelineStage> stage_;
   std::unique_ptr<Engine> engine_;
+  std::unique_ptr<RequestLog> log_;
   std::unique_ptr<RpcServer> server_;
   std::thread thread_;
   std::shared_ptr<grpc::Channel> channel_;
