@@ -112,7 +112,7 @@ std::optional<StepPlan> Scheduler::Schedule() {
     plan.block_tables.resize(end, 0);
   }
   plan.step_id = next_step_id_++;
-  recent_prompt_tokens_.push_front(plan.num_tokens() - num_decodes);
+  recent_prompt_tokens_.push_front(plan.num_tokens() - num_decodes_);
   if (recent_prompt_tokens_.size() >= static_cast<size_t>(kRounds * options_.pp_size)) {
     recent_prompt_tokens_.pop_back();
   }

@@ -17,6 +17,8 @@
 #include "launcher/offline.h"
 #include "launcher/rank_session.h"
 #include "launcher/signals.h"
+#include "rpc/metrics_server.h"
+#include "rpc/request_log.h"
 #include "rpc/server.h"
 
 namespace polystrate {
@@ -30,6 +32,8 @@ struct ServeFlags {
   std::optional<int64_t> max_queued_tokens;
   int64_t reader_timeout = 30;
   RpcServerOptions rpc;
+  std::string metrics_listen;
+  std::string request_log;
 
   void AddTo(FlagSet* flags) {
     engine.AddTo(flags);
@@ -50,6 +54,10 @@ struct ServeFlags {
     flags->Add("reader_timeout", &reader_timeout,
                "seconds after which a client that takes no output is given up");
     flags->Add("max_message_bytes", &rpc.max_message_bytes, "of a request or an event, at most");
+    flags->Add("metrics_listen", &metrics_listen,
+               "HOST:PORT of GET /metrics for Prometheus, plain HTTP over IPv4 (default: none)");
+    flags->Add("request_log", &request_log,
+               "file that gets a line of JSON for every request, - for stderr (default: none)");
   }
 };
 
@@ -67,10 +75,12 @@ class Frontend {
     RETURN_IF_ERROR(CheckTimelinePath(flags.engine));
     ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(flags.engine.model.model));
     engine_ = std::make_unique<Engine>(setup.engine, tokenizer_.get());
-    server_ = std::make_unique<RpcServer>(*engine_);
+    ASSIGN_OR_RETURN(log_, RequestLog::Open(flags.request_log));
+    server_ = std::make_unique<RpcServer>(*engine_, log_.get());
     RpcServerOptions rpc = flags.rpc;
     rpc.reader_timeout = absl::Seconds(flags.reader_timeout);
     RETURN_IF_ERROR(server_->Start(flags.listen, rpc));
+    if (!flags.metrics_listen.empty()) RETURN_IF_ERROR(ServeMetrics(flags.metrics_listen));
     drain_timeout_ = absl::Seconds(flags.drain_timeout);
     watcher_ = std::make_unique<SignalWatcher>([this](int number) { Drain(number); });
     return absl::OkStatus();
@@ -87,6 +97,13 @@ class Frontend {
   int port() const { return server_->port(); }
 
  private:
+  absl::Status ServeMetrics(const std::string& address) {
+    ASSIGN_OR_RETURN(
+        metrics_, MetricsServer::Start(address, [this] { return TakeMetrics(*engine_, *log_); }));
+    std::fprintf(stderr, "serve: metrics on %s (port %d)\n", address.c_str(), metrics_->port());
+    return absl::OkStatus();
+  }
+
   // A second signal means now.
   void Drain(int number) {
     const absl::Duration timeout = draining_.exchange(true) ? absl::ZeroDuration() : drain_timeout_;
@@ -100,7 +117,9 @@ class Frontend {
 
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Engine> engine_;
+  std::unique_ptr<RequestLog> log_;
   std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<MetricsServer> metrics_;
   std::atomic<bool> draining_{false};
   absl::Duration drain_timeout_;
   std::unique_ptr<SignalWatcher> watcher_;  // last: it calls the others
