@@ -28,6 +28,7 @@ LiveRequest::LiveRequest(uint64_t id, GenerationRequest request, int64_t max_tok
       max_tokens_(max_tokens),
       sink_(sink),
       eos_token_ids_(eos_token_ids),
+      stop_texts_(request_.stop_texts),
       seed_(request_.sampling.seed.has_value() ? *request_.sampling.seed : RandomSeed()) {
   CHECK_LT(request_.num_sequences, 1 << kOutputBits);
   times_.arrival = Timeline::NowNs();
@@ -37,7 +38,7 @@ LiveRequest::LiveRequest(uint64_t id, GenerationRequest request, int64_t max_tok
     if (tokenizer == nullptr) continue;
     output.detokenizer =
         std::make_unique<Detokenizer>(*tokenizer, /*skip_special_tokens=*/true, request_.prompt);
-    output.stop_texts = StopTextMatcher(request_.stop_texts, request_.include_stop_in_output);
+    output.stop_texts = StopTextMatcher(&stop_texts_, request_.include_stop_in_output);
   }
   queued_ = {request_.num_sequences, num_prompt_tokens()};
   if (request_.prompt_logprobs) {

@@ -88,6 +88,7 @@ class LiveRequest {
   const int64_t max_tokens_;
   TokenSink* const sink_;
   const absl::Span<const int32_t> eos_token_ids_;
+  const StopTexts stop_texts_;
   const uint64_t seed_;
   RequestTimes times_;
   std::vector<Output> outputs_;

@@ -16,7 +16,8 @@ struct Outcome {
 
 Outcome Match(const std::vector<std::string>& stops, bool include,
               const std::vector<std::string>& pieces) {
-  StopTextMatcher matcher(stops, include);
+  const StopTexts prepared(stops);
+  StopTextMatcher matcher(&prepared, include);
   Outcome outcome;
   for (std::string piece : pieces) {
     outcome.stop = matcher.Filter(piece);
@@ -50,7 +51,8 @@ TEST(StopText, CutsBeforeOrBehindTheStop) {
 }
 
 TEST(StopText, HoldsBackOnlyWhatMayBeginAStop) {
-  StopTextMatcher matcher({"\n\nHuman:", "<|"}, false);
+  const StopTexts stops({"\n\nHuman:", "<|"});
+  StopTextMatcher matcher(&stops, false);
   std::string text = "a\n";
   EXPECT_FALSE(matcher.Filter(text).has_value());
   EXPECT_EQ(text, "a");

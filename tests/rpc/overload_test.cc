@@ -211,6 +211,25 @@ TEST(RpcOverload, AStalledReaderLosesItsRequestAndIsToldWhenItReadsOn) {
   }
 }
 
+// Long before the time-out, when there is much that it does not read.
+TEST(RpcOverload, WhatWaitsForAReaderIsBounded) {
+  ServedEngine served;
+  served.Run();
+  const auto stub = pb::Inference::NewStub(served.Connect(/*window=*/16384));
+  pb::GenerateRequest request = WordyRequest(18'000);
+  request.mutable_sampling()->set_num_sequences(2);  // about 19 MB
+  OpenStream stalled;
+  stalled.Start(*stub, request);
+  ASSERT_TRUE(served.BecomesIdle());
+  Answer answer;
+  ReadToEnd(&stalled.context, stalled.reader.get(), &answer);
+  stalled.reader = nullptr;
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_NE(answer.status.error_message().find("it let 16777216 bytes wait"), std::string::npos)
+      << answer.status.error_message();
+  EXPECT_LT(answer.ids.size(), 1000u);
+}
+
 TEST(RpcOverload, AReaderThatNeverReadsIsBrokenOff) {
   ServedEngine served(ServedModel(), 4096, Impatient());
   served.Run();
