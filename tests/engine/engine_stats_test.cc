@@ -5,7 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <random>
+#include <thread>
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
@@ -165,6 +167,44 @@ TEST(EngineStats, LatenciesAreThoseThatAClientSees) {
   EXPECT_NEAR(stats.prefill_time.sum() + stats.decode_time.sum(), stats.inference_time.sum(), 1e-6);
   EXPECT_NEAR(stats.inter_token_latency.sum(), stats.decode_time.sum(), 1e-6);
   EXPECT_LE(stats.queue_time.sum() + stats.inference_time.sum(), stats.e2e_time.sum());
+}
+
+// Whoever reads while the engine works sees the figures of one moment.
+TEST(EngineStats, ASnapshotIsOfOneMoment) {
+  TempDir dir;
+  WriteTinyModel(dir.path(), {});
+  LocalEngine local(dir.path(), {.pp_size = 2});
+  constexpr int kRequests = 24;
+  TimingSink sinks[kRequests];
+  for (int i = 0; i < kRequests; ++i) {
+    ASSERT_TRUE(local.engine().Submit(Request(5 + i, 60, i), &sinks[i]).ok());
+  }
+  std::atomic<bool> done{false};
+  int64_t num_different = 0;
+  std::thread reader([&] {
+    int64_t last_tokens = 0;
+    while (!done) {
+      const EngineStats stats = local.engine().stats();
+      const int64_t first = stats.time_to_first_token.count();
+      // Each token is its output's first or ends a gap.
+      ASSERT_EQ(stats.generation_tokens, first + stats.inter_token_latency.count());
+      ASSERT_LE(stats.e2e_time.count(), first);
+      ASSERT_LE(first, stats.queue_time.count());
+      ASSERT_GE(stats.generation_tokens, last_tokens);
+      num_different += stats.generation_tokens > last_tokens ? 1 : 0;
+      last_tokens = stats.generation_tokens;
+      const EngineLoad load = local.engine().load();
+      ASSERT_LE(load.used_blocks + load.cached_blocks, load.total_blocks);
+      ASSERT_LE(load.running_requests + load.queued_requests, kRequests);
+      absl::SleepFor(absl::Microseconds(100));
+    }
+  });
+  local.Start();
+  local.Stop();
+  done = true;
+  reader.join();
+  EXPECT_GT(num_different, 10);  // it did look while the engine worked
+  EXPECT_EQ(local.engine().stats().generation_tokens, kRequests * 60);
 }
 
 TEST(EngineStats, AGapIsAsLongAsTheSinkMadeIt) {
