@@ -153,7 +153,7 @@ size_t MutateJsonInput(uint8_t* data, size_t size, size_t max_size, unsigned see
   const size_t rest_size = std::min(size - input.json.size(), max_size / 2);
   const std::string json = MutateJson(input.json, max_size - rest_size, seed / 4);
   std::memmove(data + json.size(), data + size - rest_size, rest_size);
-  std::memcpy(data, json.data(), json.size());
+  json.copy(reinterpret_cast<char*>(data), json.size());
   return json.size() + rest_size;
 }
 

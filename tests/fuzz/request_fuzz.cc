@@ -5,7 +5,6 @@
 #include <google/protobuf/stubs/logging.h>
 
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <random>
 #include <set>
@@ -142,9 +141,7 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
     MutateMessage(&request, &random);
     bytes = request.SerializeAsString();
   }
-  const size_t new_size = std::min(bytes.size(), max_size);
-  std::memcpy(data, bytes.data(), new_size);
-  return new_size;
+  return bytes.copy(reinterpret_cast<char*>(data), max_size);
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

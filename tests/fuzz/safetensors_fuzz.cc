@@ -59,8 +59,7 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
     edited.assign(reinterpret_cast<const char*>(&length), kLengthBytes);
     edited += header + values;
   }
-  std::memcpy(data, edited.data(), edited.size());
-  return edited.size();
+  return edited.copy(reinterpret_cast<char*>(data), max_size);
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
