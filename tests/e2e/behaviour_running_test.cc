@@ -16,6 +16,7 @@
 #include "kernels/core/check.h"
 #include "rpc/grpc_status.h"
 #include "tests/e2e/served_ranks.h"
+#include "tests/testing/exposition.h"
 
 namespace polystrate {
 namespace {
@@ -124,7 +125,12 @@ TEST(Behaviour, ReaderStalledIsResourceExhausted) {
 TEST(Behaviour, CacheFullInDecodePreemptsUnseen) {
   ServedRanksOptions options;
   options.tp_size = 2;
-  options.flags = {"--kv_memory", std::to_string(32 * kBlockBytes / 2)};
+  const int metrics_port = FreePort();
+  options.flags = {"--kv_memory", std::to_string(32 * kBlockBytes / 2), "--metrics_listen",
+                   absl::StrCat("127.0.0.1:", metrics_port)};
+  const auto num_preemptions = [metrics_port] {
+    return ParseExposition(*Scrape(metrics_port))->Value("vllm:num_preemptions_total");
+  };
   ServedRanks engine(options);
   ASSERT_EQ(engine.Load().total_kv_blocks(), 32u);
   std::vector<pb::GenerateRequest> requests;
@@ -138,6 +144,7 @@ TEST(Behaviour, CacheFullInDecodePreemptsUnseen) {
     alone.push_back(Ask(engine.inference(), requests.back()));
     ASSERT_EQ(alone.back().ids.size(), 300u);
   }
+  EXPECT_EQ(num_preemptions(), 0);
   std::vector<std::unique_ptr<OpenStream>> streams;
   for (const pb::GenerateRequest& request : requests) {
     streams.push_back(std::make_unique<OpenStream>(engine, request));
@@ -148,6 +155,7 @@ TEST(Behaviour, CacheFullInDecodePreemptsUnseen) {
     EXPECT_EQ(answer.ids, alone[i].ids) << i;
     EXPECT_EQ(answer.last().usage().completion_tokens(), 300u);
   }
+  EXPECT_GT(num_preemptions(), 0);  // counted, and seen nowhere else
   EXPECT_TRUE(engine.BecomesIdle(kSoon));
 }
 

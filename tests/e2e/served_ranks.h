@@ -62,7 +62,6 @@ class ServedRanks {
   }
 
   const std::string& address() const { return address_; }
-  const std::string& model_dir() const { return dir_.path(); }
   Process& mpirun() { return *mpirun_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   pb::Inference::Stub& inference() { return *inference_; }
