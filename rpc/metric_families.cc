@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 
 namespace polystrate {
 namespace {
@@ -160,6 +162,29 @@ void AddEnds(const MetricsSnapshot& snapshot, Families* out) {
                "Lines lost because the request log's file was full or too slow.");
 }
 
+void AddRanks(const std::vector<RankStatus>& ranks, Families* out) {
+  if (ranks.empty()) return;  // a family needs a sample
+  const auto add = [&](const char* name, MetricType type, const char* help, auto value) {
+    out->Begin(name, type, help);
+    for (const RankStatus& rank : ranks) {
+      out->Add(value(rank), {{"rank", absl::StrCat(rank.rank)},
+                             {"stage", absl::StrCat(rank.pp_rank)},
+                             {"host", rank.host}});
+    }
+  };
+  add("polystrate:stage_busy_seconds_total", MetricType::Counter,
+      "Time that the rank was in steps.",
+      [](const RankStatus& rank) { return absl::ToDoubleSeconds(rank.busy()); });
+  add("polystrate:stage_waiting_seconds_total", MetricType::Counter,
+      "Time that the engine had a step under way and the rank had nothing to do.",
+      [](const RankStatus& rank) { return absl::ToDoubleSeconds(rank.waiting()); });
+  add("polystrate:stage_bubble_share", MetricType::Gauge,
+      "Waiting as a share of busy and waiting, since the start.",
+      [](const RankStatus& rank) { return rank.bubble_share(); });
+  add("polystrate:stage_steps_total", MetricType::Counter, "Steps that the rank has done.",
+      [](const RankStatus& rank) { return static_cast<double>(rank.report.steps); });
+}
+
 void AddState(EngineState state, Families* out) {
   constexpr std::pair<EngineState, const char*> kStates[] = {
       {EngineState::kStarting, "starting"},
@@ -194,6 +219,7 @@ std::vector<MetricFamily> MetricFamilies(const MetricsSnapshot& snapshot) {
   AddTokens(snapshot.stats, &families);
   AddTimes(snapshot.stats, &families);
   AddEnds(snapshot, &families);
+  AddRanks(snapshot.ranks, &families);
   AddState(snapshot.state, &families);
   return families.Take();
 }

@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 #include "engine/engine_stats.h"
+#include "parallel/rank_table.h"
 #include "prometheus/metric_family.h"
 #include "rpc/request_log.h"
 
@@ -22,6 +23,7 @@ struct MetricsSnapshot {
   int64_t max_queued_tokens = 0;
   EngineLoad load;
   EngineStats stats;
+  std::vector<RankStatus> ranks;     // by rank
   RequestLog::CodeCounts refused{};  // requests refused before acceptance
   int64_t log_lines_written = 0;
   int64_t log_lines_dropped = 0;

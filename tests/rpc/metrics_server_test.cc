@@ -63,6 +63,28 @@ TEST(MetricsServer, ServesWhatDashboardsAskFor) {
   }
 }
 
+TEST(MetricsServer, TellsHowBusyEachStageIs) {
+  MetricsSnapshot snapshot;
+  for (int rank = 0; rank < 4; ++rank) {
+    RankStatus& status = snapshot.ranks.emplace_back();
+    status.rank = rank;
+    status.pp_rank = rank / 2;
+    status.host = "a-host";
+    status.report.busy_ns = int64_t{1'500'000'000} * (rank + 1);
+    status.report.steps = 10;
+    status.in_flight = absl::Seconds(6);
+  }
+  const auto server = *MetricsServer::Start("127.0.0.1:0", [&] { return snapshot; });
+  const auto page = ParseExposition(*Scrape(server->port()));
+  ASSERT_TRUE(page.ok()) << page.status();
+  const Exposition::Labels third = {{"rank", "2"}, {"stage", "1"}, {"host", "a-host"}};
+  EXPECT_EQ(page->Value("polystrate:stage_busy_seconds_total", third), 4.5);
+  EXPECT_EQ(page->Value("polystrate:stage_waiting_seconds_total", third), 1.5);
+  EXPECT_EQ(page->Value("polystrate:stage_bubble_share", third), 0.25);
+  EXPECT_EQ(page->Value("polystrate:stage_bubble_share", {{"rank", "3"}}), 0);
+  EXPECT_EQ(page->Value("polystrate:stage_steps_total", {{"rank", "0"}}), 10);
+}
+
 TEST(MetricsServer, NamesAndTypesAreThoseOfVllm) {
   const auto server = *MetricsServer::Start("127.0.0.1:0", [] { return MetricsSnapshot(); });
   const auto page = ParseExposition(*Scrape(server->port()));
