@@ -117,7 +117,9 @@ void ExpectReference(const std::string& model, const GenerationRequest& request,
 struct Cut {
   int tp_size;
   int pp_size;
-  int64_t num_blocks;  // of 4 tokens; the longest request takes 21
+  // Of 4 tokens; the longest request takes 21. 24 hold the first four prompts and six blocks more,
+  // and each of the four grows by six: some are preempted.
+  int64_t num_blocks;
   int64_t max_num_batched_tokens;
 };
 
