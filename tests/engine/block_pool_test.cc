@@ -350,7 +350,7 @@ class Actor {
 
 TEST(BlockPool, DoesWhatTheNaiveOneDoes) {
   int64_t num_hits = 0, num_evictions = 0;
-  const uint64_t rounds = Length(1000, 50000);
+  const uint64_t rounds = Length(400, 50000);
   for (uint64_t seed = 0; seed < rounds; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     Actor actor(seed, seed % 25);
