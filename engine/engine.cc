@@ -32,6 +32,7 @@ SchedulerOptions MakeSchedulerOptions(const EngineOptions& options) {
 Engine::Engine(const EngineOptions& options, const Tokenizer* tokenizer)
     : options_(options),
       tokenizer_(tokenizer),
+      ranks_(options.parallel),
       queue_({options.max_queued_requests, options.max_queued_tokens}),
       scheduler_(std::make_unique<Scheduler>(MakeSchedulerOptions(options))) {
   load_.total_blocks = options.num_blocks;
@@ -70,7 +71,7 @@ absl::Status Engine::CheckNow(absl::Time deadline) const {
 }
 
 absl::Status Engine::CheckNow(absl::Time deadline, const QueueLoad& more, absl::Time now) const {
-  if (draining_) return absl::UnavailableError("the engine is draining and takes no new requests");
+  if (draining_) return refusal_;
   if (deadline <= now) {
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
@@ -97,9 +98,37 @@ void Engine::CancelAll() {
 
 void Engine::BeginDrain(absl::Duration timeout) {
   MutexLock lock(&mutex_);
+  if (!draining_) {
+    refusal_ = absl::UnavailableError("the engine is draining and takes no new requests");
+  }
   draining_ = true;
   drain_deadline_ = std::min(drain_deadline_, absl::Now() + timeout);
   if (state_ == EngineState::kReady) state_ = EngineState::kDraining;
+}
+
+absl::Time Engine::drain_deadline() const {
+  MutexLock lock(&mutex_);
+  return drain_deadline_;
+}
+
+void Engine::FailAll(const absl::Status& status) {
+  MutexLock turn(&turn_);
+  Commands submitted;
+  {
+    MutexLock lock(&mutex_);
+    draining_ = true;
+    refusal_ = status;
+    drain_deadline_ = std::min(drain_deadline_, absl::Now());
+    state_ = EngineState::kStopped;
+    submitted.swap(submitted_);
+  }
+  for (auto& live : submitted) Start(std::move(live));
+  while (!live_.empty()) Fail(live_.begin()->first, status);
+}
+
+EngineState Engine::state() const {
+  const EngineState state = state_;
+  return state == EngineState::kReady && degraded_ ? EngineState::kDegraded : state;
 }
 
 EngineLoad Engine::load() const {
@@ -123,20 +152,21 @@ void Engine::Run(ControlChannel& control, PipelineStage& stage) {
   while (TakeCommands()) {
     while (in_flight_ <
            options_.parallel.pp_size) {  // a plan for each stage keeps every stage busy
-      const std::optional<StepPlan> plan = scheduler_->Schedule();
+      const std::optional<StepPlan> plan = MakePlan();
       if (!plan.has_value()) break;
-      CountScheduled(*plan);
       control.BroadcastPlan(plan->ToBytes());
       ++in_flight_;
       if (const auto result = stage.Run(*plan)) control.SendResult(result->ToBytes());
     }
-    PublishLoad();  // before the tokens: who has one sees its request running
     if (in_flight_ > 0) {
       Commit(StepResult::FromBytes(control.ReceiveResult()));
       --in_flight_;
     }
   }
-  for (; in_flight_ > 0; --in_flight_) control.ReceiveResult();  // of requests that are gone
+  for (; in_flight_ > 0; --in_flight_) {  // of requests that are gone
+    control.ReceiveResult();
+    ranks_.PlanDone();
+  }
   StepPlan stop;
   stop.stop = true;
   control.BroadcastPlan(stop.ToBytes());
@@ -145,18 +175,26 @@ void Engine::Run(ControlChannel& control, PipelineStage& stage) {
 
 bool Engine::HasCommands() const { return !submitted_.empty() || !cancelled_.empty() || draining_; }
 
-// Takes what other threads have asked for; waits for it when there is nothing else to do. False
-// when the engine is drained.
+// Waits for something to do.
+void Engine::WaitForCommands() {
+  {
+    MutexLock turn(&turn_);
+    if (!live_.empty() || in_flight_ > 0) return;
+  }
+  MutexLock lock(&mutex_);
+  mutex_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return HasCommands(); });
+}
+
+// Takes what other threads have asked for. False when the engine is drained.
 bool Engine::TakeCommands() {
+  WaitForCommands();
   Commands submitted;
   std::vector<uint64_t> cancelled;
   bool draining = false;
   bool drain_expired = false;
+  MutexLock turn(&turn_);
   {
     MutexLock lock(&mutex_);
-    if (live_.empty() && in_flight_ == 0) {
-      mutex_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return HasCommands(); });
-    }
     submitted.swap(submitted_);
     cancelled.swap(cancelled_);
     draining = draining_;
@@ -169,6 +207,17 @@ bool Engine::TakeCommands() {
     Fail(live_.begin()->first, absl::UnavailableError("the engine is shutting down"));
   }
   return !(draining && live_.empty());
+}
+
+std::optional<StepPlan> Engine::MakePlan() {
+  MutexLock turn(&turn_);
+  std::optional<StepPlan> plan = scheduler_->Schedule();
+  if (plan.has_value()) {
+    ranks_.PlanSent(plan->step_id);
+    CountScheduled(*plan);
+  }
+  PublishLoad();  // before the tokens: who has one sees its request running
+  return plan;
 }
 
 void Engine::Start(std::unique_ptr<LiveRequest> started) {
@@ -213,6 +262,8 @@ LiveRequest* Engine::Find(uint64_t id) {
 }
 
 void Engine::Commit(const StepResult& result) {
+  MutexLock turn(&turn_);
+  ranks_.PlanDone();
   commit_ns_ = Timeline::NowNs();
   scheduler_->Retire(result.step_id);
   absl::Span<const TokenLogProb> candidates = result.candidates;

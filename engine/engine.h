@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +25,7 @@
 #include "engine/queue_bound.h"
 #include "engine/request.h"
 #include "kernels/core/mutex.h"
+#include "parallel/rank_table.h"
 #include "parallel/topology.h"
 
 namespace polystrate {
@@ -54,9 +56,11 @@ struct EngineOptions {
   // What may be queued (QueueBound); a batch of prompts that are all known is queued whole.
   int64_t max_queued_requests = std::numeric_limits<int64_t>::max();
   int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();
+  absl::Duration drain_timeout = absl::Seconds(30);  // unless a drain says otherwise
 };
 
-enum class EngineState : uint8_t { kStarting, kReady, kDraining, kStopped };
+// kDegraded: ready, but a step takes longer than it should.
+enum class EngineState : uint8_t { kStarting, kReady, kDegraded, kDraining, kStopped };
 
 struct EngineLoad {
   int64_t running_requests = 0;
@@ -92,8 +96,16 @@ class Engine {
   void CancelAll();
   // Idempotent; the earliest deadline wins.
   void BeginDrain(absl::Duration timeout);
+  // When the drain that has begun is over; InfiniteFuture before.
+  absl::Time drain_deadline() const;
+  // Ends every live request with `status` and refuses all others with it. Needs nothing of the
+  // engine's thread, which may be stuck in a step for ever; if it is not, Run() returns.
+  void FailAll(const absl::Status& status);
+  void SetDegraded(bool degraded) { degraded_ = degraded; }
 
-  EngineState state() const { return state_.load(); }
+  EngineState state() const;
+  // What every rank does. The engine tells it of its plans; a RankMonitor, of the ranks.
+  RankTable& ranks() { return ranks_; }
   // Both of one moment, as of the last step or end of a request.
   EngineLoad load() const;
   EngineStats stats() const;
@@ -115,25 +127,34 @@ class Engine {
 
   absl::Status CheckNow(absl::Time deadline, const QueueLoad& more, absl::Time now) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void WaitForCommands();
   bool TakeCommands();
   bool HasCommands() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Start(std::unique_ptr<LiveRequest> started);
-  void ExpireDeadlines();
-  void Cancel(uint64_t id);
-  LiveRequest* Find(uint64_t id);  // by its own id, not a sequence's
+  std::optional<StepPlan> MakePlan();
+  void Start(std::unique_ptr<LiveRequest> started) ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
+  void ExpireDeadlines() ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
+  void Cancel(uint64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
+  // By its own id, not a sequence's.
+  LiveRequest* Find(uint64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
   void Commit(const StepResult& result);
-  void CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb> candidates);
-  void CommitSample(const SampledToken& sample, absl::Span<const TokenLogProb> candidates);
-  void EndOutput(LiveRequest& live, int32_t output, Finished end);
-  void Fail(uint64_t id, const absl::Status& status);
-  std::unique_ptr<LiveRequest> Release(uint64_t id, bool keep_cache = true);
-  void CountScheduled(const StepPlan& plan);
-  void PublishLoad();
+  void CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb> candidates)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
+  void CommitSample(const SampledToken& sample, absl::Span<const TokenLogProb> candidates)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
+  void EndOutput(LiveRequest& live, int32_t output, Finished end)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
+  void Fail(uint64_t id, const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
+  std::unique_ptr<LiveRequest> Release(uint64_t id, bool keep_cache = true)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
+  void CountScheduled(const StepPlan& plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
+  void PublishLoad() ABSL_EXCLUSIVE_LOCKS_REQUIRED(turn_);
 
   const EngineOptions options_;
   const Tokenizer* const tokenizer_;
   std::atomic<EngineState> state_{EngineState::kStarting};
+  std::atomic<bool> degraded_{false};
   std::atomic<uint64_t> next_id_{1};
+  RankTable ranks_;
 
   mutable Mutex mutex_;
   Commands submitted_ ABSL_GUARDED_BY(mutex_);
@@ -142,19 +163,27 @@ class Engine {
   absl::flat_hash_map<std::string, Identity> identities_ ABSL_GUARDED_BY(mutex_);
   QueueBound queue_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);  // what new requests get while draining
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   EngineLoad load_ ABSL_GUARDED_BY(mutex_);  // without what is in queue_
   EngineStats published_stats_ ABSL_GUARDED_BY(mutex_);
 
-  // Only the engine's thread, from here on.
-  std::unique_ptr<Scheduler> scheduler_;
-  absl::flat_hash_map<uint64_t, std::unique_ptr<LiveRequest>> live_;  // by id
-  absl::btree_set<std::pair<absl::Time, uint64_t>> deadlines_;        // of live_; finite ones
-  int in_flight_ = 0;                                                 // plans, at most pp_size
-  int64_t prefill_batch_size_ = 0;                                    // of the last plan
-  int64_t decode_batch_size_ = 0;                                     // the same
-  int64_t commit_ns_ = 0;  // when the result came that is being committed
-  EngineStats stats_;
+  // Taken by the engine's thread for all it does but computing and waiting, so that FailAll() can
+  // do its work for it. Before mutex_ where both are taken.
+  Mutex turn_;
+  std::unique_ptr<Scheduler> scheduler_ ABSL_GUARDED_BY(turn_);
+  absl::flat_hash_map<uint64_t, std::unique_ptr<LiveRequest>> live_
+      ABSL_GUARDED_BY(turn_);  // by id
+  // Of live_; finite ones.
+  absl::btree_set<std::pair<absl::Time, uint64_t>> deadlines_ ABSL_GUARDED_BY(turn_);
+  // Sequences of the last plan.
+  int64_t prefill_batch_size_ ABSL_GUARDED_BY(turn_) = 0;
+  int64_t decode_batch_size_ ABSL_GUARDED_BY(turn_) = 0;
+  // When the result came that is being committed.
+  int64_t commit_ns_ ABSL_GUARDED_BY(turn_) = 0;
+  EngineStats stats_ ABSL_GUARDED_BY(turn_);
+
+  int in_flight_ = 0;  // plans, at most pp_size; only the engine's thread
 };
 
 }  // namespace polystrate

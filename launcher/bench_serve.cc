@@ -195,10 +195,10 @@ absl::Status RunServeBench(const ServeBenchFlags& flags) {
   }
   LoadClient client(channels);
   InstallDrainSignals();
-  const SignalWatcher watcher([&](int number) {
+  const SignalWatcher watcher([&](DrainSignal signal) {
     waiting.Cancel();
     client.Interrupt();
-    std::signal(number, SIG_DFL);  // who asks again means it
+    std::signal(signal.number, SIG_DFL);  // who asks again means it
   });
   RETURN_IF_ERROR(waiting.WaitForServing(absl::Seconds(flags.ready_timeout)));
   LoadReport report;

@@ -144,9 +144,9 @@ absl::Status RunClient(const ClientFlags& flags, const pb::GenerateRequest& requ
   ASSIGN_OR_RETURN(Connector connector, Connector::Create(flags.connection.options));
   EngineClient client(flags.target, std::move(connector));
   InstallDrainSignals();
-  const SignalWatcher watcher([&client](int number) {
+  const SignalWatcher watcher([&client](DrainSignal signal) {
     client.Cancel();
-    std::signal(number, SIG_DFL);  // who asks again means it
+    std::signal(signal.number, SIG_DFL);  // who asks again means it
   });
   RETURN_IF_ERROR(client.WaitForServing(absl::Seconds(flags.ready_timeout)));
   StreamPrinter printer(request.sampling().num_sequences());

@@ -138,7 +138,7 @@ absl::Status ConvertCommand(const Arguments& arguments) {
   // What is half written goes away when the user changes their mind.
   std::atomic<bool> stopped{false};
   InstallDrainSignals();
-  const SignalWatcher watcher([&stopped](int) { stopped = true; });
+  const SignalWatcher watcher([&stopped](DrainSignal) { stopped = true; });
   Progress progress("converting", /*shown=*/true);
   RETURN_IF_ERROR(Convert(conversion, [&](double done) -> absl::Status {
     progress.Update(done);

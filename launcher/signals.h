@@ -14,11 +14,15 @@ void InstallDrainSignals();
 void BlockDrainSignals();
 void UnblockDrainSignals();
 
-// Calls on_signal(number) on its own thread for each signal that has arrived since
-// InstallDrainSignals().
+struct DrainSignal {
+  int number = 0;
+  bool from_parent = false;  // sent by the process that started this one
+};
+
+// Calls on_signal on its own thread for each signal that has arrived since InstallDrainSignals().
 class SignalWatcher {
  public:
-  explicit SignalWatcher(std::function<void(int)> on_signal);
+  explicit SignalWatcher(std::function<void(DrainSignal)> on_signal);
   ~SignalWatcher();
 
  private:

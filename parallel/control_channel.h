@@ -15,7 +15,13 @@ namespace polystrate {
 class ControlChannel {
  public:
   ControlChannel(const Topology& topology, ProcessGroups& groups)
-      : topology_(topology), control_(*groups.control), tokens_(*groups.tokens) {}
+      : topology_(topology),
+        activity_(*groups.activity),
+        control_(*groups.control),
+        tokens_(*groups.tokens) {}
+
+  // What this rank does, in all its groups.
+  const RankActivity& activity() const { return activity_; }
 
   // Rank 0: sends to every other rank.
   void BroadcastPlan(const std::vector<uint8_t>& plan);
@@ -34,6 +40,7 @@ class ControlChannel {
 
  private:
   const Topology topology_;
+  const RankActivity& activity_;
   Communicator& control_;
   Communicator& tokens_;
 };

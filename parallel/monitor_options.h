@@ -26,10 +26,13 @@ struct MonitorOptions {
   // Silence after which a rank counts as lost. Time in which this process did not run itself is not
   // counted, so a job that is stopped and continued as a whole loses nobody.
   absl::Duration timeout = absl::Seconds(20);
-  // Both are called on the monitor's thread. On rank 0 for any rank, on others for rank 0 alone:
+  // All are called on the monitor's thread. On rank 0 for any rank, on others for rank 0 alone:
   std::function<void(const LostRank&)> on_lost;
-  // On rank 0 at every beat, with the time since the last, less what this process did not run.
-  std::function<void(absl::Duration)> on_beat;
+  // On rank 0 at every beat, with the time since the last, less what this process did not run. True
+  // when the job is to end.
+  std::function<bool(absl::Duration)> on_beat;
+  // On rank 0 after either, once the other ranks know that they need not miss it.
+  std::function<void()> on_end;
 };
 
 // Time in which this process ran: what passes between two looks counts up to two beats, so that

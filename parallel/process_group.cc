@@ -2,10 +2,13 @@
 
 #include <mpi.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <string>
+#include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -46,6 +49,7 @@ LaunchInfo ReadLaunchInfo() {
   LaunchInfo info;
   if (ReadEnv("OMPI_COMM_WORLD_RANK", &info.rank)) {
     info.launched = true;
+    info.by_open_mpi = true;
     ReadEnv("OMPI_COMM_WORLD_SIZE", &info.world_size);
     ReadEnv("OMPI_COMM_WORLD_LOCAL_SIZE", &info.local_size);
   } else if (std::getenv("PMIX_RANK") != nullptr && ReadEnv("SLURM_PROCID", &info.rank)) {
@@ -54,6 +58,22 @@ LaunchInfo ReadLaunchInfo() {
     ReadEnv("SLURM_NTASKS_PER_NODE", &info.local_size);
   }
   return info;
+}
+
+void AbortJob(int exit_code) {
+  int initialized = 0;
+  int finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  if (!initialized || finalized) _exit(exit_code);
+  // MPI_Abort speaks to the launcher over a connection of its own, so it works beside a main thread
+  // that is inside MPI; where it does not, the launcher ends the job of a rank that is gone.
+  std::thread([exit_code] {
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+    _exit(exit_code);
+  }).detach();
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  _exit(exit_code);
 }
 
 absl::StatusOr<std::unique_ptr<MpiSession>> MpiSession::Start() {

@@ -28,8 +28,13 @@ struct LaunchInfo {
   int world_size = 1;
   int local_size = 1;  // ranks on this host
   bool launched = false;
+  bool by_open_mpi = false;  // mpirun, whose SIGTERM is followed by SIGKILL
 };
 LaunchInfo ReadLaunchInfo();
+
+// Ends the whole job at once, with this as the launcher's exit code. From any thread, whatever the
+// main threads of the ranks are stuck in.
+[[noreturn]] void AbortJob(int exit_code);
 
 // MPI_Init to MPI_Finalize. One per process, on the main thread.
 class MpiSession {

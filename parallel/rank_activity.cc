@@ -49,7 +49,7 @@ const char* Name(Operation operation) {
 std::string Describe(const RankReport& report, int pp_size) {
   const std::string operation = absl::StrCat(Name(report.operation), " ", report.operation_number,
                                              " of ", Name(report.group));
-  const char* state = report.in_step ? "computing" : "between steps";
+  const char* state = report.in_step ? "computing" : "outside a step";
   std::string text =
       absl::StrFormat("%s for %.1f s", report.in_operation ? "in " + operation : state,
                       static_cast<double>(report.since_ns) * 1e-9);

@@ -64,6 +64,7 @@ void RankHub::Run() {
     for (const Peer& peer : peers_) inputs.push_back({peer.connection.fd(), POLLIN, 0});
     WaitForInput(&inputs, next_beat - absl::Now());
     for (Peer& peer : peers_) Read(&peer);
+    if (ending_) break;
     const auto left =
         std::remove_if(peers_.begin(), peers_.end(), [](const Peer& peer) { return peer.left; });
     peers_.erase(left, peers_.end());
@@ -71,8 +72,10 @@ void RankHub::Run() {
     if (absl::Now() < next_beat) continue;
     next_beat = absl::Now() + kMonitorBeat;
     Beat(clock.SinceLastLook());
+    if (ending_) break;
   }
   for (Peer& peer : peers_) peer.connection.Send(FrameOf(FrameType::kBye));
+  if (ending_ && options_.on_end) options_.on_end();
 }
 
 void RankHub::Accept() {
@@ -127,12 +130,13 @@ void RankHub::Beat(absl::Duration awake) {
                                ": it is stopped, or its host down or cut off"));
     }
   }
-  if (options_.on_beat) options_.on_beat(awake);
+  if (options_.on_beat && options_.on_beat(awake)) ending_ = true;
 }
 
 void RankHub::Lose(Peer* peer, const std::string& how) {
   peer->left = true;
   if (peer->rank < 0) return;  // a stranger
+  ending_ = true;
   const RankStatus status = table_.Read(peer->rank);
   if (options_.on_lost) options_.on_lost({status.rank, status.host, status.pid, how});
 }

@@ -49,7 +49,8 @@ class RankHub {
   MonitorAddress address_;
   Socket listener_;
   Wakeup stop_;
-  std::vector<Peer> peers_;  // only the thread
+  std::vector<Peer> peers_;  // only the thread, like the next
+  bool ending_ = false;
   std::thread thread_;
 };
 

@@ -26,7 +26,9 @@ double RankStatus::bubble_share() const {
 }
 
 RankTable::RankTable(const ParallelConfig& parallel)
-    : num_ranks_(parallel.world_size()), ranks_(parallel.world_size()) {
+    : num_ranks_(parallel.world_size()),
+      ranks_(parallel.world_size()),
+      heard_ns_(parallel.world_size(), NowNs()) {
   for (int rank = 0; rank < parallel.world_size(); ++rank) {
     const Topology topology(parallel, rank);
     ranks_[rank].rank = rank;
@@ -44,7 +46,8 @@ void RankTable::SetPlace(int rank, const std::string& host, int64_t pid) {
 void RankTable::Update(int rank, const RankReport& report) {
   MutexLock lock(&mutex_);
   ranks_[rank].report = report;
-  ranks_[rank].in_flight = absl::Nanoseconds(InFlightNs(NowNs()));
+  heard_ns_[rank] = NowNs();
+  ranks_[rank].in_flight = absl::Nanoseconds(InFlightNs(heard_ns_[rank]));
 }
 
 void RankTable::PlanSent(uint64_t step_id) {
@@ -65,20 +68,29 @@ int64_t RankTable::InFlightNs(int64_t now_ns) const {
   return in_flight_ns_ + (plans_.empty() ? 0 : now_ns - in_flight_from_ns_);
 }
 
+RankStatus RankTable::ReadLocked(int rank) const {
+  RankStatus status = ranks_[rank];
+  status.silent = absl::Nanoseconds(NowNs() - heard_ns_[rank]);
+  return status;
+}
+
 std::vector<RankStatus> RankTable::Read() const {
   MutexLock lock(&mutex_);
-  return ranks_;
+  std::vector<RankStatus> ranks;
+  for (int rank = 0; rank < num_ranks_; ++rank) ranks.push_back(ReadLocked(rank));
+  return ranks;
 }
 
 RankStatus RankTable::Read(int rank) const {
   MutexLock lock(&mutex_);
-  return ranks_[rank];
+  return ReadLocked(rank);
 }
 
-std::optional<RankTable::OldestPlan> RankTable::oldest_plan() const {
+std::optional<PlansUnderWay> RankTable::plans() const {
   MutexLock lock(&mutex_);
   if (plans_.empty()) return std::nullopt;
-  return OldestPlan{plans_.front().step_id, absl::Nanoseconds(NowNs() - plans_.front().sent_ns)};
+  return PlansUnderWay{plans_.front().step_id, plans_.back().step_id,
+                       absl::Nanoseconds(NowNs() - plans_.front().sent_ns)};
 }
 
 }  // namespace polystrate

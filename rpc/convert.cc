@@ -291,6 +291,8 @@ pb::HealthState ToWire(EngineState state) {
       return pb::HEALTH_STATE_STARTING;
     case EngineState::kReady:
       return pb::HEALTH_STATE_READY;
+    case EngineState::kDegraded:
+      return pb::HEALTH_STATE_DEGRADED;
     case EngineState::kDraining:
       return pb::HEALTH_STATE_DRAINING;
     case EngineState::kStopped:

@@ -26,6 +26,7 @@ class InferenceService final : public openengine::v1::Inference::CallbackService
   void WatchReaders(absl::Duration timeout) { reader_watch_.Start(timeout); }
   // Of any request that could be accepted, and at least gRPC's own default, 4 MiB.
   int64_t MaxRequestBytes() const;
+  void WaitForStreams(absl::Time deadline) { reader_watch_.WaitForNone(deadline); }
   // Until then Generate is answered UNAVAILABLE. Whether the engine is draining it says itself.
   void StartAccepting() { accepting_ = true; }
 

@@ -32,6 +32,12 @@ void ReaderWatch::Remove(GenerateReactor* stream) {
   streams_.erase(stream);
 }
 
+void ReaderWatch::WaitForNone(absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  const auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return streams_.empty(); };
+  mutex_.AwaitWithDeadline(absl::Condition(&none), deadline);
+}
+
 void ReaderWatch::Watch() {
   const absl::Duration interval =
       std::clamp(timeout_ / 8, absl::Milliseconds(10), absl::Seconds(1));

@@ -28,6 +28,8 @@ class ReaderWatch {
   // From the time when it may write until gRPC is done with it.
   void Add(GenerateReactor* stream);
   void Remove(GenerateReactor* stream);
+  // Until there are none, or the deadline.
+  void WaitForNone(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   struct Seen {

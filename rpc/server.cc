@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "kernels/core/status.h"
@@ -26,6 +27,9 @@ void SetLimits(grpc::ServerBuilder* builder, int64_t max_message_bytes, int64_t 
   // Twice gRPC's: a gateway's tokens are long. It is for all of a call's metadata together.
   builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 << 10);
 }
+
+// How long calls that answer at once may take to do so when the server goes.
+constexpr absl::Duration kLastAnswers = absl::Milliseconds(200);
 
 void SetChannelArguments(grpc::ServerBuilder* builder) {
   // Two servers on a port would share its clients by chance.
@@ -66,7 +70,11 @@ void WarnOfOpenDoor(const std::string& address, const ServerSecurity& security) 
 
 }  // namespace
 
-RpcServer::RpcServer(Engine& engine, RequestLog* log) : inference_(engine, log), control_(engine) {}
+RpcServer::RpcServer(Engine& engine, RequestLog* log)
+    : engine_(engine),
+      inference_(engine, log),
+      control_(engine),
+      admin_(engine, [this](auto timeout) { Drain(timeout); }) {}
 
 RpcServer::~RpcServer() { Shutdown(absl::Now()); }
 
@@ -86,6 +94,7 @@ absl::Status RpcServer::Start(const std::string& address, const RpcServerOptions
   builder.AddListeningPort(address, credentials, &port_);
   builder.RegisterService(&inference_);
   builder.RegisterService(&control_);
+  builder.RegisterService(&admin_);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port_ == 0) {
     server_.reset();
@@ -96,19 +105,36 @@ absl::Status RpcServer::Start(const std::string& address, const RpcServerOptions
   return absl::OkStatus();
 }
 
-void RpcServer::SetServing(bool serving) {
-  if (server_ == nullptr) return;
+bool RpcServer::SetServing(bool serving) {
+  absl::MutexLock lock(&mutex_);
+  if (serving && draining_) return false;
   if (serving) inference_.StartAccepting();
+  SetHealth(serving);
+  return true;
+}
+
+void RpcServer::Drain(absl::Duration timeout) {
+  std::fprintf(stderr, "serve: draining for at most %s\n", absl::FormatDuration(timeout).c_str());
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  SetHealth(false);
+  engine_.BeginDrain(timeout);
+}
+
+void RpcServer::SetHealth(bool serving) {
   grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
   health->SetServingStatus(serving);  // of "" and of every service that has a status
   health->SetServingStatus(openengine::v1::Inference::service_full_name(), serving);
   health->SetServingStatus(openengine::v1::Control::service_full_name(), serving);
+  health->SetServingStatus(v1::Admin::service_full_name(), serving);
 }
 
 void RpcServer::Shutdown(absl::Time deadline) {
   if (server_ == nullptr) return;
   server_->GetHealthCheckService()->Shutdown();  // NOT_SERVING, whatever SetServing says later
-  server_->Shutdown(absl::ToChronoTime(deadline));
+  inference_.WaitForStreams(deadline);
+  // gRPC would go on waiting for clients that look at their connection only when they call.
+  server_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
   server_->Wait();
 }
 

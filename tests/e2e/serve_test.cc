@@ -1,4 +1,5 @@
-// An engine as people run it: serve under mpirun, clients over a socket, signals, killed ranks.
+// An engine as people run it: serve under mpirun, clients over a socket. How it stops:
+// lifecycle_test.cc.
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -148,39 +149,6 @@ TEST_F(Serve, StreamsWhatGenerateSaysAndLeavesNothingBehind) {
   EXPECT_TRUE(AllRanksGone());
 }
 
-TEST_F(Serve, SigusrAtMpirunFinishesWhatRunsAndRefusesTheRest) {
-  StartAndWait();
-  grpc::ClientContext context;
-  auto reader = Generate(&context, Request(400));
-  pb::GenerateResponse first;
-  ASSERT_TRUE(reader->Read(&first));
-  engine_->Signal(SIGUSR1);
-  ASSERT_TRUE(engine_->WaitForOutput("draining", absl::Seconds(10)));
-  grpc::ClientContext late;
-  auto refused = pb::Inference::NewStub(channel_)->Generate(&late, Request(1));
-  ReadAll(refused.get());
-  EXPECT_EQ(refused->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
-  const Stream stream = ReadAll(reader.get());
-  EXPECT_TRUE(reader->Finish().ok());
-  EXPECT_TRUE(stream.finished);
-  EXPECT_EQ(stream.usage.completion_tokens(), 400u);
-  EXPECT_EQ(engine_->Wait(kStopTimeout), 0) << engine_->Err();
-  EXPECT_TRUE(AllRanksGone());
-}
-
-TEST_F(Serve, DrainTimeoutEndsStreamsUnavailable) {
-  StartAndWait({"--drain_timeout", "0"});
-  grpc::ClientContext context;
-  auto reader = Generate(&context, Request(4000));
-  pb::GenerateResponse first;
-  ASSERT_TRUE(reader->Read(&first));
-  kill(PidOfRank(0), SIGTERM);
-  EXPECT_FALSE(ReadAll(reader.get()).finished);
-  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
-  EXPECT_EQ(engine_->Wait(kStopTimeout), 0) << engine_->Err();
-  EXPECT_TRUE(AllRanksGone());
-}
-
 TEST_F(Serve, AClientThatGoesAwayFreesItsBlocks) {
   StartAndWait();
   for (int i = 0; i < 3; ++i) {
@@ -208,40 +176,10 @@ TEST_F(Serve, ADeadlineEndsARequest) {
   EXPECT_TRUE(WaitUntilIdle());
 }
 
-TEST_F(Serve, AKilledRankEndsTheWholeEngine) {
-  for (int rank : {3, 1, 0}) {
-    SCOPED_TRACE(rank);
-    StartAndWait();
-    const pid_t pid = PidOfRank(rank);
-    ASSERT_GT(pid, 0);
-    kill(pid, SIGKILL);
-    const std::optional<int> exit_code = engine_->Wait(kStopTimeout);
-    ASSERT_TRUE(exit_code.has_value());
-    EXPECT_NE(*exit_code, 0);
-    EXPECT_TRUE(AllRanksGone());
-  }
-}
-
 TEST_F(Serve, AKilledMpirunLeavesNoRankBehind) {
   StartAndWait();
   engine_->Signal(SIGKILL);
   engine_->Wait(kStopTimeout);
-  EXPECT_TRUE(AllRanksGone());
-}
-
-TEST_F(Serve, AHungRankDoesNotHoldADrainForEver) {
-  StartAndWait({"--drain_timeout", "0"});
-  grpc::ClientContext context;
-  auto reader = Generate(&context, Request(4000));
-  pb::GenerateResponse first;
-  ASSERT_TRUE(reader->Read(&first));
-  kill(PidOfRank(3), SIGSTOP);
-  kill(PidOfRank(0), SIGTERM);
-  EXPECT_FALSE(ReadAll(reader.get()).finished);
-  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
-  const std::optional<int> exit_code = engine_->Wait(absl::Seconds(60));
-  ASSERT_TRUE(exit_code.has_value());
-  EXPECT_NE(*exit_code, 0);
   EXPECT_TRUE(AllRanksGone());
 }
 

@@ -61,7 +61,7 @@ TEST(RankActivity, AWaitingRankSaysForWhatAndSinceWhen) {
   waiting.join();
   report = world[1].activity->Read();
   EXPECT_FALSE(report.in_operation);
-  EXPECT_EQ(Describe(report, 2).find("between steps"), 0u) << Describe(report, 2);
+  EXPECT_EQ(Describe(report, 2).find("outside a step"), 0u) << Describe(report, 2);
 }
 
 // Work is what a step takes but for the wait for the stage before; a wait for a peer of the same

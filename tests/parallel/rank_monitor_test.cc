@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <string>
 #include <thread>
 #include <vector>
@@ -130,6 +131,28 @@ TEST_F(HubTest, ARankThatSaysNothingIsLostAfterTheTimeOut) {
   ASSERT_EQ(losses_.Read().size(), 1u);
   EXPECT_EQ(losses_.Read()[0].rank, 1);
   EXPECT_NE(losses_.Read()[0].how.find("no word from it for 1s"), std::string::npos);
+}
+
+// The others are told before the end, so that they do not report rank 0 as lost in turn.
+TEST_F(HubTest, TheRestIsToldThatRankZeroLeaves) {
+  MonitorOptions options = Options(&losses_);
+  std::atomic<bool> end{false};
+  std::atomic<bool> ended{false};
+  options.on_beat = [&](absl::Duration) { return end.load(); };
+  options.on_end = [&] { ended = true; };
+  hub_ = *RankHub::Listen(/*loopback=*/true, activity_, &table_, options);
+  FrameConnection rank = Connect();
+  rank.Send(Hello(1));
+  ASSERT_TRUE(Eventually([&] { return Knows(1); }));
+  EXPECT_FALSE(ended);
+  end = true;
+  EXPECT_TRUE(Eventually([&] { return ended.load(); }));
+  std::vector<Frame> frames;
+  ASSERT_TRUE(Eventually([&] {
+    EXPECT_TRUE(rank.Receive(&frames));
+    return !frames.empty() && frames.back().type == FrameType::kBye;
+  }));
+  EXPECT_TRUE(losses_.Read().empty());
 }
 
 TEST_F(HubTest, StrangersAreHungUpOnAndTellNothing) {
@@ -264,6 +287,7 @@ TEST(RankMonitor, RanksReportAndLeaveWithoutBeingMissed) {
   options.on_beat = [&](absl::Duration passed) {
     beats += passed;
     ++num_beats;
+    return false;
   };
   const auto play = [&](int rank, absl::Duration stay) {
     const Topology topology(parallel, rank);

@@ -25,21 +25,22 @@ TEST(RankTable, KnowsWhereRanksAre) {
 // idle engine has no bubble.
 TEST(RankTable, TheBubbleIsTimeInWhichOthersWork) {
   RankTable table({/*tp_size=*/1, /*pp_size=*/2});
-  EXPECT_FALSE(table.oldest_plan().has_value());
+  EXPECT_FALSE(table.plans().has_value());
   absl::SleepFor(absl::Milliseconds(50));
   const absl::Time begin = absl::Now();
   table.PlanSent(7);
   table.PlanSent(8);
   absl::SleepFor(absl::Milliseconds(40));
-  ASSERT_TRUE(table.oldest_plan().has_value());
-  EXPECT_EQ(table.oldest_plan()->step_id, 7u);
-  EXPECT_GE(table.oldest_plan()->age, absl::Milliseconds(40));
+  ASSERT_TRUE(table.plans().has_value());
+  EXPECT_EQ(table.plans()->oldest_step_id, 7u);
+  EXPECT_EQ(table.plans()->newest_step_id, 8u);
+  EXPECT_GE(table.plans()->oldest_age, absl::Milliseconds(40));
   table.PlanDone();
-  EXPECT_EQ(table.oldest_plan()->step_id, 8u);
+  EXPECT_EQ(table.plans()->oldest_step_id, 8u);
   absl::SleepFor(absl::Milliseconds(40));
   table.PlanDone();
   const absl::Duration in_flight = absl::Now() - begin;
-  EXPECT_FALSE(table.oldest_plan().has_value());
+  EXPECT_FALSE(table.plans().has_value());
   absl::SleepFor(absl::Milliseconds(50));
 
   RankReport report;

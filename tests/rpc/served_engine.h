@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -38,6 +40,33 @@ inline TinyModelSpec ServedModel() {
   spec.reuse_keys = "post_rope";
   return spec;
 }
+
+// Step results, which may be held up as by a rank that hangs.
+class HeldCommunicator final : public Communicator {
+ public:
+  explicit HeldCommunicator(const std::atomic<bool>& held) : held_(held) {}
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  void AllReduceSum(const Stream& stream, const Tensor& x) override {
+    self_->AllReduceSum(stream, x);
+  }
+  void Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) override {
+    self_->Gather(stream, in, out, root);
+  }
+  void Send(const Stream& stream, const Tensor& x, int destination) override {
+    self_->Send(stream, x, destination);
+  }
+  void Recv(const Stream& stream, const Tensor& x, int source) override {
+    self_->Recv(stream, x, source);
+  }
+  std::optional<int64_t> Probe(int source) override {
+    return held_ ? std::nullopt : self_->Probe(source);
+  }
+
+ private:
+  const std::atomic<bool>& held_;
+  const std::unique_ptr<Communicator> self_ = MakeSelfCommunicator();
+};
 
 class ServedEngine {
  public:
@@ -94,6 +123,9 @@ class ServedEngine {
     return ConnectTo(address(), window);
   }
 
+  // From the next step on the engine's thread waits for a result that does not come.
+  void HoldResults(bool held) { held_ = held; }
+
   Engine& engine() { return *engine_; }
   RpcServer& server() { return *server_; }
   RequestLog& log() { return *log_; }
@@ -114,10 +146,17 @@ class ServedEngine {
   }
 
  private:
+  static ProcessGroups MakeGroups(const std::atomic<bool>& held) {
+    ProcessGroups groups = MakeSelfGroups();
+    groups.tokens = std::make_unique<HeldCommunicator>(held);
+    return groups;
+  }
+
   TempDir dir_;
   Topology topology_{ParallelConfig{}, 0};
   Stream stream_ = Stream::Cpu(1);
-  ProcessGroups groups_ = MakeSelfGroups();
+  std::atomic<bool> held_{false};
+  ProcessGroups groups_ = MakeGroups(held_);
   ControlChannel channel_to_ranks_{topology_, groups_};
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<PipelineStage> stage_;

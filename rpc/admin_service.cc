@@ -1,0 +1,58 @@
+#include "rpc/admin_service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/grpc_status.h"
+
+namespace polystrate {
+
+AdminService::AdminService(Engine& engine, std::function<void(absl::Duration timeout)> drain)
+    : engine_(engine), drain_(std::move(drain)) {}
+
+grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* context,
+                                              const v1::DrainRequest* request,
+                                              v1::DrainResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  absl::Duration timeout = engine_.options().drain_timeout;
+  if (request->has_timeout_seconds()) {
+    const double seconds = request->timeout_seconds();
+    if (!(seconds >= 0.0)) {  // NaN too
+      reactor->Finish(ToGrpc(absl::InvalidArgumentError(
+          absl::StrCat("timeout_seconds is ", seconds, "; it must be at least 0"))));
+      return reactor;
+    }
+    timeout = absl::Seconds(seconds);
+  }
+  drain_(timeout);
+  const EngineLoad load = engine_.load();
+  response->set_live_requests(static_cast<uint32_t>(load.running_requests + load.queued_requests));
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminService::GetStages(grpc::CallbackServerContext* context,
+                                                  const v1::GetStagesRequest* /*request*/,
+                                                  v1::GetStagesResponse* response) {
+  for (const RankStatus& status : engine_.ranks().Read()) {
+    v1::RankActivity& rank = *response->add_ranks();
+    rank.set_rank(static_cast<uint32_t>(status.rank));
+    rank.set_tp_rank(static_cast<uint32_t>(status.tp_rank));
+    rank.set_pp_rank(static_cast<uint32_t>(status.pp_rank));
+    rank.set_host(status.host);
+    rank.set_pid(status.pid);
+    rank.set_busy_seconds(absl::ToDoubleSeconds(status.busy()));
+    rank.set_waiting_seconds(absl::ToDoubleSeconds(status.waiting()));
+    rank.set_bubble_share(status.bubble_share());
+    rank.set_steps(status.report.steps);
+    rank.set_tokens(status.report.tokens);
+    rank.set_last_step_id(status.report.step_id);
+    rank.set_doing(Describe(status.report, engine_.options().parallel.pp_size));
+  }
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace polystrate
