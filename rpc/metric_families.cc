@@ -183,13 +183,14 @@ void AddRanks(const std::vector<RankStatus>& ranks, Families* out) {
       [](const RankStatus& rank) { return rank.bubble_share(); });
   add("polystrate:stage_steps_total", MetricType::Counter, "Steps that the rank has done.",
       [](const RankStatus& rank) { return static_cast<double>(rank.report.steps); });
+  add("polystrate:rank_silent_seconds", MetricType::Gauge, "Time since the rank was last heard of.",
+      [](const RankStatus& rank) { return absl::ToDoubleSeconds(rank.silent); });
 }
 
 void AddState(EngineState state, Families* out) {
   constexpr std::pair<EngineState, const char*> kStates[] = {
-      {EngineState::kStarting, "starting"},
-      {EngineState::kReady, "ready"},
-      {EngineState::kDraining, "draining"},
+      {EngineState::kStarting, "starting"}, {EngineState::kReady, "ready"},
+      {EngineState::kDegraded, "degraded"}, {EngineState::kDraining, "draining"},
       {EngineState::kStopped, "stopped"},
   };
   out->Begin("polystrate:engine_state", MetricType::Gauge, "1 for the state the engine is in.");
@@ -198,7 +199,7 @@ void AddState(EngineState state, Families* out) {
 
 }  // namespace
 
-MetricsSnapshot TakeMetrics(const Engine& engine, const RequestLog& log) {
+MetricsSnapshot TakeMetrics(Engine& engine, const RequestLog& log) {
   MetricsSnapshot snapshot;
   snapshot.model_name = engine.options().model_id;
   snapshot.state = engine.state();
@@ -206,6 +207,7 @@ MetricsSnapshot TakeMetrics(const Engine& engine, const RequestLog& log) {
   snapshot.max_queued_tokens = engine.options().max_queued_tokens;
   snapshot.load = engine.load();
   snapshot.stats = engine.stats();
+  snapshot.ranks = engine.ranks().Read();
   snapshot.refused = log.num_refused();
   snapshot.log_lines_written = log.num_written();
   snapshot.log_lines_dropped = log.num_dropped();

@@ -30,7 +30,7 @@ struct MetricsSnapshot {
 };
 
 // Of a running engine.
-MetricsSnapshot TakeMetrics(const Engine& engine, const RequestLog& log);
+MetricsSnapshot TakeMetrics(Engine& engine, const RequestLog& log);
 
 // Every family has at least one sample, zero if nothing has happened yet, so that rates and alerts
 // work from the first scrape on. All samples carry model_name.

@@ -63,6 +63,24 @@ class ServeObserved : public ::testing::Test {
     return tokens;
   }
 
+  // The page once this stage has reported as many steps as were planned: ranks report four times a
+  // second.
+  Exposition Reported(const std::string& stage) const {
+    for (int i = 0; i < 200; ++i) {
+      Exposition page = Metrics();
+      const double steps = page.Value("polystrate:stage_steps_total", {{"stage", stage}});
+      if (steps == page.Value("polystrate:steps_total")) {
+        EXPECT_GT(page.Value("polystrate:stage_busy_seconds_total", {{"stage", stage}}), 0);
+        const double share = page.Value("polystrate:stage_bubble_share", {{"stage", stage}});
+        EXPECT_GE(share, 0);
+        EXPECT_LT(share, 1);
+        return page;
+      }
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+    return {};
+  }
+
   TempDir dir_;
   const std::string address_;
   std::unique_ptr<Process> engine_;
@@ -78,6 +96,10 @@ TEST_F(ServeObserved, MetricsAndLogTellWhatWasServed) {
   EXPECT_EQ(page.Value("vllm:prompt_tokens_total"), 6);
   EXPECT_EQ(page.Value("vllm:request_success_total", {{"finished_reason", "length"}}), 2);
   EXPECT_EQ(page.Value("polystrate:engine_state", {{"state", "ready"}}), 1);
+  for (const char* stage : {"0", "1"}) {
+    EXPECT_LT(page.Value("polystrate:rank_silent_seconds", {{"stage", stage}}), 5);
+    EXPECT_FALSE(Reported(stage).families.empty()) << stage;
+  }
 
   kill(engine_->pid(), SIGUSR1);
   ASSERT_EQ(engine_->Wait(absl::Seconds(30)), 0) << engine_->Err();

@@ -73,6 +73,7 @@ TEST(MetricsServer, TellsHowBusyEachStageIs) {
     status.report.busy_ns = int64_t{1'500'000'000} * (rank + 1);
     status.report.steps = 10;
     status.in_flight = absl::Seconds(6);
+    status.silent = absl::Milliseconds(250);
   }
   const auto server = *MetricsServer::Start("127.0.0.1:0", [&] { return snapshot; });
   const auto page = ParseExposition(*Scrape(server->port()));
@@ -83,6 +84,7 @@ TEST(MetricsServer, TellsHowBusyEachStageIs) {
   EXPECT_EQ(page->Value("polystrate:stage_bubble_share", third), 0.25);
   EXPECT_EQ(page->Value("polystrate:stage_bubble_share", {{"rank", "3"}}), 0);
   EXPECT_EQ(page->Value("polystrate:stage_steps_total", {{"rank", "0"}}), 10);
+  EXPECT_EQ(page->Value("polystrate:rank_silent_seconds", third), 0.25);
 }
 
 TEST(MetricsServer, NamesAndTypesAreThoseOfVllm) {
