@@ -28,7 +28,7 @@ namespace polystrate {
 class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateResponse>,
                               public TokenSink {
  public:
-  static constexpr int64_t kMaxWaitingBytes = 16 << 20;
+  static constexpr int64_t kMaxWaitingBytes = 8 << 20;
 
   // All must outlive the call. Either Submit or Refuse has to follow.
   GenerateReactor(Engine& engine, ReaderWatch& readers, grpc::CallbackServerContext* context,

@@ -213,11 +213,13 @@ TEST(RpcOverload, AStalledReaderLosesItsRequestAndIsToldWhenItReadsOn) {
 
 // Long before the time-out, when there is much that it does not read.
 TEST(RpcOverload, WhatWaitsForAReaderIsBounded) {
-  ServedEngine served;
+  RpcServerOptions patient;
+  patient.reader_timeout = absl::Minutes(10);
+  ServedEngine served(ServedModel(), 4096, patient);
   served.Run();
   const auto stub = pb::Inference::NewStub(served.Connect(/*window=*/16384));
-  pb::GenerateRequest request = WordyRequest(18'000);
-  request.mutable_sampling()->set_num_sequences(2);  // about 19 MB
+  pb::GenerateRequest request = WordyRequest(9'000);
+  request.mutable_sampling()->set_num_sequences(2);  // about 10 MB
   OpenStream stalled;
   stalled.Start(*stub, request);
   ASSERT_TRUE(served.BecomesIdle());
@@ -225,7 +227,7 @@ TEST(RpcOverload, WhatWaitsForAReaderIsBounded) {
   ReadToEnd(&stalled.context, stalled.reader.get(), &answer);
   stalled.reader = nullptr;
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_NE(answer.status.error_message().find("it let 16777216 bytes wait"), std::string::npos)
+  EXPECT_NE(answer.status.error_message().find("it let 8388608 bytes wait"), std::string::npos)
       << answer.status.error_message();
   EXPECT_LT(answer.ids.size(), 1000u);
 }

@@ -31,8 +31,8 @@ ConvertGolden ReadCase(const JsonView& json, uint64_t seed) {
   for (const JsonView& layer : json.GetArray("kv_source")->Elements())
     golden.options.sharing.kv_source.push_back(static_cast<int>(layer.AsInt("").value()));
   golden.options.num_kv_heads = integer("kv_heads");
-  const std::string pool = json.GetString("pool").value();
-  golden.options.pooling = pool == "mean" ? Pooling::kMean : Pooling::kSequential;
+  const bool mean = json.GetString("pool").value() == "mean";
+  golden.options.pooling = mean ? Pooling::kMean : Pooling::kSequential;
   golden.options.grow_mlp = json.GetBool("grow_mlp").value();
   golden.intermediate_size = integer("new_intermediate_size");
   golden.num_tensors = integer("num_tensors");
