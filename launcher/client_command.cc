@@ -78,13 +78,14 @@ class StreamPrinter {
   explicit StreamPrinter(uint32_t num_outputs) : outputs_(num_outputs) {}
 
   void Print(const pb::GenerateResponse& event) {
+    answered_ = true;
     if (event.has_token()) PrintTokens(event.token());
     if (event.has_finished()) reason_ = event.finished().reason();
     if (event.has_usage()) usage_ = event.usage();
   }
 
   void PrintOutputs() const {
-    if (outputs_.size() < 2) return;
+    if (outputs_.size() < 2 || !answered_) return;
     for (size_t i = 0; i < outputs_.size(); ++i) {
       std::printf("[%zu] ", i);
       std::fwrite(outputs_[i].data(), 1, outputs_[i].size(), stdout);
@@ -131,6 +132,7 @@ class StreamPrinter {
   }
 
   std::vector<std::string> outputs_;  // texts, when there are several
+  bool answered_ = false;             // false: the request was refused
   const absl::Time start_ = absl::Now();
   absl::Time first_;
   absl::Time last_;

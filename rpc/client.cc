@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "health.grpc.pb.h"
@@ -13,6 +14,12 @@ namespace polystrate {
 namespace {
 
 absl::Status CancelledStatus() { return absl::CancelledError("cancelled"); }
+
+// A server that speaks TLS hangs up without a word on who does not, or shows no certificate.
+bool HungUp(const absl::Status& status) {
+  return absl::StrContains(status.message(), "Socket closed") ||
+         absl::StrContains(status.message(), "Connection reset");
+}
 
 }  // namespace
 
@@ -50,14 +57,19 @@ absl::Status EngineClient::CheckServing(absl::Duration timeout) {
 
 absl::Status EngineClient::WaitForServing(absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
+  const char* advice = "";
   while (true) {
     const absl::Duration left = deadline - absl::Now();
     absl::Status status = CheckServing(std::clamp(left, absl::Milliseconds(100), absl::Seconds(2)));
     if (status.ok()) return status;
+    if (HungUp(status)) {
+      advice = connector_.secure() ? "; does it want a certificate? (--tls_cert)"
+                                   : "; does it speak TLS? (--tls_ca)";
+    }
     if (absl::Now() >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat(target_, " is not serving after ",
                                                       absl::FormatDuration(timeout), ": ",
-                                                      std::string(status.message())));
+                                                      std::string(status.message()), advice));
     }
     // An engine that is being started refuses connections for a while, and gRPC would back off for
     // seconds; a new channel tries at once.

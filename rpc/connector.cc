@@ -86,6 +86,7 @@ absl::StatusOr<Connector> Connector::Create(const ConnectorOptions& options) {
       ssl.pem_private_key = std::move(identity.private_key);
     }
     connector.credentials_ = grpc::SslCredentials(ssl);
+    connector.secure_ = true;
     connector.tls_server_name_ = options.tls_server_name;
   }
   if (!options.api_key_file.empty()) {

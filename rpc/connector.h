@@ -35,8 +35,11 @@ class Connector {
   // is no TLS to keep it secret.
   std::shared_ptr<grpc::Channel> Connect(const std::string& target) const;
 
+  bool secure() const { return secure_; }  // by TLS
+
  private:
   std::shared_ptr<grpc::ChannelCredentials> credentials_;
+  bool secure_ = false;
   std::string tls_server_name_;
   std::string api_key_;
 };

@@ -83,8 +83,8 @@ TEST_F(Security, MutualTlsAndKeysFromEndToEnd) {
     absl::StrAppend(&outputs, result.out, result.err);
   };
   expect(keyed, 0, "generated 5 tokens");
-  expect({}, 1, "not serving");
-  expect(trusting, 1, "not serving");
+  expect({}, 1, "does it speak TLS? (--tls_ca)");
+  expect(trusting, 1, "does it want a certificate? (--tls_cert)");
   expect(showing, 2, "API key");
 
   WriteFile(keys_, absl::StrCat(kNextKey, "\n"));
