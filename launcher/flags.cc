@@ -13,6 +13,8 @@
 namespace polystrate {
 namespace {
 
+constexpr size_t kHelpColumn = 33;
+
 bool ParseValue(const std::string& text, std::string* value) {
   *value = text;
   return true;
@@ -63,7 +65,7 @@ void FlagSet::Add(const std::string& name, double* value, const std::string& hel
   flags_.push_back({name, "X", help, absl::StrCat(*value), Setter(value)});
 }
 void FlagSet::Add(const std::string& name, bool* value, const std::string& help) {
-  flags_.push_back({name, "", help, "",
+  flags_.push_back({name, "", help, *value ? "true" : "",
                     [value](const std::string& text) { return absl::SimpleAtob(text, value); }});
 }
 void FlagSet::Add(const std::string& name, std::optional<std::string>* value,
@@ -152,9 +154,13 @@ absl::Status FlagSet::Parse(const std::vector<std::string>& arguments) {
 std::string FlagSet::Help() const {
   std::string text = summary_ + "\n\n";
   for (const Flag& flag : flags_) {
-    const std::string left =
-        absl::StrCat("  --", flag.name, flag.type.empty() ? "" : " ", flag.type);
-    absl::StrAppend(&text, absl::StrFormat("%-32s %s", left, flag.help));
+    std::string left = absl::StrCat("  --", flag.name, flag.type.empty() ? "" : " ", flag.type);
+    if (left.size() >= kHelpColumn) {  // a line of its own, so that all texts stay in one column
+      absl::StrAppend(&text, left, "\n");
+      left.clear();
+    }
+    left.resize(kHelpColumn, ' ');
+    absl::StrAppend(&text, left, flag.help);
     if (!flag.default_value.empty()) absl::StrAppend(&text, " [", flag.default_value, "]");
     absl::StrAppend(&text, "\n");
   }

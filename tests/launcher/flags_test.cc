@@ -83,6 +83,17 @@ TEST(FlagSet, HelpNamesEveryFlagAndItsDefault) {
   }
 }
 
+TEST(FlagSet, HelpKeepsItsColumnAndTellsWhatIsOn) {
+  bool on = true;
+  bool off = false;
+  FlagSet flags("summary");
+  flags.Add("a_name_that_is_longer_than_its_column", &on, "long");
+  flags.Add("short", &off, "brief");
+  const std::string column(33, ' ');
+  EXPECT_EQ(flags.Help(), "summary\n\n  --a_name_that_is_longer_than_its_column\n" + column +
+                              "long [true]\n  --short" + column.substr(9) + "brief\n");
+}
+
 TEST(ParseIntList, NamesThePartThatIsNone) {
   EXPECT_EQ(*ParseIntList("stages", "0,6,12"), (std::vector<int>{0, 6, 12}));
   EXPECT_TRUE(Fails(ParseIntList("stages", "0,six").status(), absl::StatusCode::kInvalidArgument,
