@@ -56,7 +56,13 @@ size_t Distance(const std::string& a, const std::string& b) {
 }  // namespace
 
 void FlagSet::Add(const std::string& name, std::string* value, const std::string& help) {
-  flags_.push_back({name, "TEXT", help, *value, Setter(value)});
+  // An empty text is a shell's variable that is not set, not a wish: --api_key_file "" must not
+  // leave an engine open to all.
+  const auto set = [value](const std::string& text) {
+    *value = text;
+    return !text.empty();
+  };
+  flags_.push_back({name, "TEXT", help, *value, set});
 }
 void FlagSet::Add(const std::string& name, int64_t* value, const std::string& help) {
   flags_.push_back({name, "N", help, absl::StrCat(*value), Setter(value)});
@@ -137,9 +143,10 @@ absl::Status FlagSet::Parse(const std::vector<std::string>& arguments) {
       value = arguments[i];
     }
     if (!flag->set(*value)) {
-      const char* expected = flag->type == "X"   ? "a number"
-                             : flag->type == "N" ? "an integer"
-                                                 : "true or false";
+      const char* expected = flag->type == "X"      ? "a number"
+                             : flag->type == "N"    ? "an integer"
+                             : flag->type == "TEXT" ? "a text"
+                                                    : "true or false";
       return absl::InvalidArgumentError(
           absl::StrCat("--", name, " takes ", expected, ", not \"", *value, "\""));
     }

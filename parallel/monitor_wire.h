@@ -33,6 +33,7 @@ enum class FrameType : uint8_t {
   kReport = 2,  // a rank lives and does this
   kAlive = 3,   // rank 0 lives
   kBye = 4,     // the last of a side: it leaves as it should
+  kMissed = 5,  // the last of a rank: it has had no word from rank 0 and ends the job
 };
 struct Frame {
   FrameType type = FrameType::kAlive;

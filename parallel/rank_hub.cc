@@ -98,7 +98,7 @@ void RankHub::Read(Peer* peer) {
   for (const Frame& frame : frames) {
     if (!peer->left && !Understand(frame, peer)) peer->left = true;
   }
-  if (!open && !peer->left) Lose(peer, "its process has ended");
+  if (!open && !peer->left) Leave(peer, "its process has ended");
 }
 
 // False when there is nothing more to hear from the peer.
@@ -114,6 +114,10 @@ bool RankHub::Understand(const Frame& frame, Peer* peer) {
                     frame.pid);
   } else if (frame.type == FrameType::kReport) {
     table_.Update(peer->rank, frame.report);
+  } else if (frame.type == FrameType::kMissed) {
+    Lose(0, absl::StrCat("rank ", peer->rank, " had no word from it for ",
+                         absl::FormatDuration(options_.timeout), " and ends the job"));
+    return false;
   }
   return frame.type != FrameType::kBye;
 }
@@ -126,18 +130,21 @@ void RankHub::Beat(absl::Duration awake) {
     peer.connection.Send(alive);
     const absl::Duration timeout = peer.rank < 0 ? kHelloTimeout : options_.timeout;
     if (peer.silent >= timeout) {
-      Lose(&peer, absl::StrCat("no word from it for ", absl::FormatDuration(timeout),
-                               ": it is stopped, or its host down or cut off"));
+      Leave(&peer, absl::StrCat("no word from it for ", absl::FormatDuration(timeout),
+                                ": it is stopped, or its host down or cut off"));
     }
   }
   if (options_.on_beat && options_.on_beat(awake)) ending_ = true;
 }
 
-void RankHub::Lose(Peer* peer, const std::string& how) {
+void RankHub::Leave(Peer* peer, const std::string& how) {
   peer->left = true;
-  if (peer->rank < 0) return;  // a stranger
+  if (peer->rank >= 0) Lose(peer->rank, how);  // else a stranger
+}
+
+void RankHub::Lose(int rank, const std::string& how) {
   ending_ = true;
-  const RankStatus status = table_.Read(peer->rank);
+  const RankStatus status = table_.Read(rank);
   if (options_.on_lost) options_.on_lost({status.rank, status.host, status.pid, how});
 }
 

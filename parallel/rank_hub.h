@@ -41,7 +41,8 @@ class RankHub {
   void Read(Peer* peer);
   bool Understand(const Frame& frame, Peer* peer);
   void Beat(absl::Duration awake);
-  void Lose(Peer* peer, const std::string& how);
+  void Leave(Peer* peer, const std::string& how);
+  void Lose(int rank, const std::string& how);
 
   const MonitorOptions options_;
   const RankActivity& activity_;

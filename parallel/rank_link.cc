@@ -107,6 +107,8 @@ void RankLink::Run() {
     connection_.Send(report);
     silent += clock.SinceLastLook();
     if (silent >= options_.timeout) {
+      report.type = FrameType::kMissed;  // for a rank 0 that was stopped and goes on
+      connection_.Send(report);
       return Lose(absl::StrCat("no word from it for ", absl::FormatDuration(options_.timeout),
                                ": it is stopped, or its host down or cut off"));
     }

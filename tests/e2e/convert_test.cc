@@ -104,7 +104,7 @@ TEST_F(ConvertTest, RefusesFlagsThatMakeNoConversion) {
   ExpectRefused({pool, "--kv_source", "cla"}, "is no sharing map");
   ExpectRefused({pool, "--kv_source", "cla2", "--reuse_keys", "rope"}, "--reuse_keys is \"rope\"");
   ExpectRefused({pool, "--kv_source", "cla1", "--reuse_keys", "pre_rope"}, "no layer would reuse");
-  ExpectRefused({pool, "--kv_source", "cla2", "--output", ""}, "--output is required");
+  ExpectRefused({pool, "--kv_source", "cla2", "--output", ""}, "--output takes a text");
   ExpectRefused({pool, "--kv_source", "cla2", "--output", model_}, "exists; remove it");
   ExpectRefused({pool, "--kv_source", "cla2", "--model", dir_.File("none")}, "config.json");
 }

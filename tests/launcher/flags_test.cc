@@ -70,6 +70,7 @@ TEST(FlagSet, RefusesWhatItDoesNotKnowAndSaysWhatItTakes) {
   EXPECT_TRUE(Fails(flags.Parse({"--share", "half"}), kInvalid, "takes a number, not \"half\""));
   EXPECT_TRUE(Fails(flags.Parse({"--seed", "-1"}), kInvalid, "takes an integer"));
   EXPECT_TRUE(Fails(flags.Parse({"--json=maybe"}), kInvalid, "takes true or false"));
+  EXPECT_TRUE(Fails(flags.Parse({"--some_text", ""}), kInvalid, "takes a text, not \"\""));
 }
 
 TEST(FlagSet, HelpNamesEveryFlagAndItsDefault) {

@@ -134,6 +134,21 @@ TEST_F(HubTest, ARankThatSaysNothingIsLostAfterTheTimeOut) {
 }
 
 // The others are told before the end, so that they do not report rank 0 as lost in turn.
+// Else a rank 0 that was stopped, and goes on, would blame those that gave it up.
+TEST_F(HubTest, RankZeroIsToldThatItWasMissed) {
+  Start();
+  FrameConnection rank = Connect();
+  rank.Send(Hello(2));
+  Frame missed;
+  missed.type = FrameType::kMissed;
+  rank.Send(missed);
+  ASSERT_TRUE(losses_.Wait(kPatience));
+  const LostRank lost = losses_.Read()[0];
+  EXPECT_EQ(lost.rank, 0);
+  EXPECT_EQ(lost.pid, getpid());
+  EXPECT_EQ(lost.how, "rank 2 had no word from it for 1m and ends the job");
+}
+
 TEST_F(HubTest, TheRestIsToldThatRankZeroLeaves) {
   MonitorOptions options = Options(&losses_);
   std::atomic<bool> end{false};
