@@ -1,11 +1,13 @@
 #include "launcher/engine_setup.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/model_cost.h"
+#include "kernels/core/device.h"
 #include "kernels/core/status.h"
 
 namespace polystrate {
@@ -181,6 +183,18 @@ std::string DescribeSetup(const EngineSetup& setup) {
                   config.use_parallel_residual ? ", parallel residual" : ", serial residual",
                   setup.dummy_weights ? ", dummy weights" : "");
   return text;
+}
+
+absl::Status CheckKvMemory(const EngineSetup& setup) {
+  const MemoryPlan& memory = setup.model.memory;
+  int64_t num_bytes = 0;
+  for (const StageMemory& stage : memory.stages) {
+    num_bytes = std::max(num_bytes, memory.num_blocks * stage.kv_bytes_per_block);
+  }
+  const absl::Status status = Buffer::Allocate(Device{}, num_bytes).status();
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("the KV cache of --kv_memory: ", status.message()));
 }
 
 absl::Status CheckTimelinePath(const EngineFlags& flags) {

@@ -69,6 +69,11 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags);
 // or wait for messages that never come.
 std::string DescribeSetup(const EngineSetup& setup);
 
+// RESOURCE_EXHAUSTED when the machine would not give the largest stage's KV cache. Rank 0 asks
+// before it makes an Engine, whose books have an entry for each block and take their memory at
+// once.
+absl::Status CheckKvMemory(const EngineSetup& setup);
+
 // INVALID_ARGUMENT when --timeline names a file that cannot be written; rank 0 asks before it
 // works, because the file is written last.
 absl::Status CheckTimelinePath(const EngineFlags& flags);

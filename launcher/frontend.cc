@@ -27,6 +27,7 @@ constexpr unsigned kLeaveSeconds = 30;
 absl::Status Frontend::Open(const ServeFlags& flags, const EngineSetup& setup) {
   RETURN_IF_ERROR(CheckTimelinePath(flags.engine));
   ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(flags.engine.model.model));
+  RETURN_IF_ERROR(CheckKvMemory(setup));
   engine_ = std::make_unique<Engine>(setup.engine, tokenizer_.get());
   ASSIGN_OR_RETURN(log_, RequestLog::Open(flags.request_log));
   server_ = std::make_unique<RpcServer>(*engine_, log_.get());

@@ -90,6 +90,7 @@ struct Driver {
   absl::Status Prepare(const EngineFlags& flags, const EngineSetup& setup, const OfflineJob& job) {
     RETURN_IF_ERROR(CheckTimelinePath(flags));
     ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(flags.model.model));
+    RETURN_IF_ERROR(CheckKvMemory(setup));
     engine = std::make_unique<Engine>(setup.engine, tokenizer.get());
     ASSIGN_OR_RETURN(requests, job.requests(*engine));
     outputs.resize(requests.size());
