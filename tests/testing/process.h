@@ -40,6 +40,7 @@ class Process {
   pid_t pid_ = -1;
   std::string out_path_;
   std::string err_path_;
+  std::string scratch_dir_;
   std::optional<int> exit_code_;
 };
 
