@@ -1,5 +1,5 @@
 // An engine as people run it: serve under mpirun, clients over a socket. How it stops:
-// lifecycle_test.cc.
+// behaviour_{drain,loss}_test.cc.
 
 #include <gtest/gtest.h>
 #include <signal.h>
