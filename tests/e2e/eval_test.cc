@@ -129,7 +129,9 @@ TEST(EvalTest, BadInput) {
   ExpectRefused(Eval("choices", file), "q.jsonl:1: ");
   ExpectRefused(Eval("hellaswag", file), "--task is \"hellaswag\"; expected lambada or choices");
   ExpectRefused(Eval("lambada", file, {"--limit", "0"}), "--limit is 0; it must be at least 1");
-  ExpectRefused(Eval("lambada", ""), "--input is required");
+  ExpectRefused(Eval("lambada", ""), "--input takes a text");
+  ExpectRefused(Polystrate({"eval", "--model", kModel, "--task", "lambada"}),
+                "--input is required");
   ExpectRefused(Eval("lambada", "/nonexistent"), "cannot read /nonexistent");
   WriteFile(file, "{\"text\": \"a b\"\n");
   ExpectRefused(Eval("lambada", file), "q.jsonl:1: not valid JSON");
