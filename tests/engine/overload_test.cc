@@ -197,10 +197,14 @@ TEST_F(Overload, ADeadlinePassesInTheQueueBeforePrefill) {
 
 TEST_F(Overload, ADeadlinePassesInDecode) {
   for (const int pp_size : {1, 2}) {
+    Watcher& other = NewWatcher();
     Watcher& sink = NewWatcher();
-    Start(pp_size);
+    Start(pp_size, /*max_num_seqs=*/2);
+    ASSERT_TRUE(Submit("other", &other, 3).ok());
+    ASSERT_TRUE(other.WaitForTokens(1));  // the engine has started, which may take its time
     ASSERT_TRUE(Submit("a", &sink, 3, absl::Now() + absl::Milliseconds(200)).ok());
     ASSERT_TRUE(sink.WaitForEnd());
+    EXPECT_TRUE(engine().Cancel("other").ok());
     EXPECT_TRUE(Fails(sink.status, absl::StatusCode::kDeadlineExceeded,
                       "after " + std::to_string(sink.num_tokens) + " tokens"));
     EXPECT_GT(sink.num_tokens, 0);
