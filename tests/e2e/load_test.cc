@@ -237,9 +237,9 @@ void Load(int tp_size, int pp_size) {
   for (size_t rank = 0; rank < before.size(); ++rank) {
     std::printf("resident memory of rank %zu: %lld KiB, then %lld KiB\n", rank,
                 static_cast<long long>(before[rank]), static_cast<long long>(after[rank]));
-    // What is still given out lies scattered after a warm-up of seconds; a leak of a kilobyte in
-    // each call would be more.
-    EXPECT_LE(after[rank], before[rank] + 4096 + calls / 4);
+    // What oneDNN keeps and what malloc has scattered swing by 6 MiB. At full length a leak of a
+    // kilobyte in each call would be three times what is allowed here.
+    EXPECT_LE(after[rank], before[rank] + (16 << 10));
   }
 }
 
