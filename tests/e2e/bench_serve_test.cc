@@ -116,7 +116,7 @@ TEST_F(BenchServe, AClosedLoopMeasuresEveryRequest) {
   EXPECT_EQ(Number("p50_itl_ms"), Number("median_itl_ms"));
   EXPECT_TRUE(absl::StrContains(result_.out, "Maximum request concurrency:             4 "));
   const std::vector<double> bubbles = Numbers("stage_bubbles");
-  EXPECT_TRUE(bubbles.empty() || bubbles.size() == 2);
+  EXPECT_EQ(bubbles.size(), 2u);
   for (const double bubble : bubbles) EXPECT_TRUE(bubble >= 0.0 && bubble < 1.0) << bubble;
 }
 
