@@ -237,8 +237,8 @@ void Load(int tp_size, int pp_size) {
   for (size_t rank = 0; rank < before.size(); ++rank) {
     std::printf("resident memory of rank %zu: %lld KiB, then %lld KiB\n", rank,
                 static_cast<long long>(before[rank]), static_cast<long long>(after[rank]));
-    // What oneDNN keeps and what malloc has scattered swing by 6 MiB. At full length a leak of a
-    // kilobyte in each call would be three times what is allowed here.
+    // All ranks swing together by 6 MiB, up and down (oneDNN is the suspect). At full length a leak
+    // of a kilobyte in each call would be three times what is allowed here.
     EXPECT_LE(after[rank], before[rank] + (16 << 10));
   }
 }
