@@ -5,13 +5,16 @@
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <sstream>
 
 #include "absl/strings/numbers.h"
@@ -44,6 +47,34 @@ std::string ScratchDir() {
   std::string path = "/dev/shm/polystrate-test-XXXXXX";
   CHECK(mkdtemp(path.data()) != nullptr);
   return path;
+}
+
+// Below the ports that Linux gives to connections (32768 on): nothing but a test asks for these.
+constexpr int kFirstTestPort = 12000;
+constexpr int kLastTestPort = 31999;
+
+// Between test processes, until this one ends: the name of an abstract socket is the reservation.
+bool Reserve(int port) {
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  const std::string name = absl::StrCat("polystrate-test-port-", port);
+  name.copy(address.sun_path + 1, sizeof(address.sun_path) - 1);
+  const socklen_t size = offsetof(sockaddr_un, sun_path) + 1 + name.size();
+  if (bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) return true;
+  close(fd);
+  return false;
+}
+
+bool IsFree(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_ANY);
+  address.sin_port = htons(port);
+  const bool free = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+  close(fd);
+  return free;
 }
 
 // What the child does between fork and exec.
@@ -116,6 +147,14 @@ std::optional<int> Process::Wait(absl::Duration timeout) {
 std::string Process::Out() const { return ReadWhole(out_path_); }
 std::string Process::Err() const { return ReadWhole(err_path_); }
 
+std::string Process::LineWith(const std::string& text) const {
+  std::istringstream lines(Err());
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find(text) != std::string::npos) return line;
+  }
+  return "";
+}
+
 bool Process::WaitForOutput(const std::string& text, absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
   while (absl::Now() < deadline) {
@@ -135,15 +174,11 @@ CommandResult RunCommand(const CommandLine& command, absl::Duration timeout) {
 }
 
 int FreePort() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  CHECK_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  socklen_t size = sizeof(address);
-  CHECK_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  close(fd);
-  return ntohs(address.sin_port);
+  std::minstd_rand random(std::random_device{}());
+  while (true) {
+    const int port = std::uniform_int_distribution<int>(kFirstTestPort, kLastTestPort)(random);
+    if (Reserve(port) && IsFree(port)) return port;
+  }
 }
 
 std::vector<pid_t> ProcessesWith(const std::string& text) {

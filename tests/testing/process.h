@@ -32,6 +32,8 @@ class Process {
   std::optional<int> Wait(absl::Duration timeout);
   std::string Out() const;
   std::string Err() const;
+  // The first line on standard error that holds `text`; empty without one.
+  std::string LineWith(const std::string& text) const;
   // Until standard output or error holds `text`; false at the time-out or when the process ends
   // without it.
   bool WaitForOutput(const std::string& text, absl::Duration timeout);
@@ -51,7 +53,7 @@ struct CommandResult {
 };
 CommandResult RunCommand(const CommandLine& command, absl::Duration timeout = absl::Seconds(120));
 
-// A TCP port on 127.0.0.1 that was free a moment ago.
+// A TCP port that is free, and that no other test gets while this process lives.
 int FreePort();
 // Pids of live processes whose command line holds `text`, this one left out.
 std::vector<pid_t> ProcessesWith(const std::string& text);
