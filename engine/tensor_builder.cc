@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "engine/float16.h"
+#include "kernels/core/float16.h"
 #include "kernels/core/check.h"
 #include "kernels/core/dtype.h"
 #include "kernels/core/status.h"

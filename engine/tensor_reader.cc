@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "engine/float16.h"
+#include "kernels/core/float16.h"
 #include "kernels/core/check.h"
 #include "kernels/core/dtype.h"
 #include "kernels/core/status.h"

@@ -3,20 +3,18 @@
 
 #include "kernels/core/check.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cuda/ops.h"
 
 namespace polystrate {
 namespace {
-
-[[noreturn]] void Unavailable(const char* op) {
-  CheckFailed(__FILE__, __LINE__, std::string(op) + " on a CUDA device: built without CUDA");
-}
 
 // A matrix of the model's storage type or of float32.
 void CheckMatrix(const Tensor& x, int64_t rows, int64_t columns) {
   CHECK_EQ(x.rank(), 2);
   CHECK_EQ(x.dim(0), rows);
   CHECK_EQ(x.dim(1), columns);
-  CHECK(x.dtype() == DType::kFloat32 || x.dtype() == DType::kBFloat16);
+  CHECK(x.dtype() == DType::kFloat32 || x.dtype() == DType::kBFloat16 ||
+        x.dtype() == DType::kFloat16);
 }
 
 void CheckVector(const Tensor& x, DType dtype, int64_t size) {
@@ -41,13 +39,17 @@ void CheckSlot(const KvSlot& slot, DType dtype) {
   CHECK(slot.key.dtype() == dtype && slot.value.dtype() == dtype);
 }
 
-void CheckBatch(const AttentionBatch& batch, int64_t num_tokens) {
+void CheckBatch(const AttentionBatch& batch, int64_t num_tokens, Device device) {
   const int64_t num_sequences = batch.context_lens.dim(0);
   CheckVector(batch.context_lens, DType::kInt32, num_sequences);
   CheckVector(batch.cu_seqlens_q, DType::kInt32, num_sequences + 1);
   CHECK_EQ(batch.block_tables.rank(), 2);
   CHECK_EQ(batch.block_tables.dim(0), num_sequences);
   CHECK(batch.block_tables.dtype() == DType::kInt32);
+  if (device.type == DeviceType::kCuda) {
+    CHECK_LE(batch.max_seqlen_q, num_tokens);
+    return;
+  }
   CHECK_EQ(batch.cu_seqlens_q.data<int32_t>()[0], 0);
   CHECK_EQ(batch.cu_seqlens_q.data<int32_t>()[num_sequences], num_tokens);
 }
@@ -88,7 +90,7 @@ void EmbeddingLookup(const Stream& stream, const Tensor& ids, const Tensor& tabl
     case DeviceType::kCpu:
       return cpu::EmbeddingLookup(stream.cpu(), ids, table, vocab_begin, out);
     case DeviceType::kCuda:
-      Unavailable("EmbeddingLookup");
+      return cuda::EmbeddingLookup(stream.cuda(), ids, table, vocab_begin, out);
   }
 }
 
@@ -103,7 +105,7 @@ void LayerNorm(const Stream& stream, const Tensor& x, const Tensor& weight, cons
     case DeviceType::kCpu:
       return cpu::LayerNorm(stream.cpu(), x, weight, bias, epsilon, out);
     case DeviceType::kCuda:
-      Unavailable("LayerNorm");
+      return cuda::LayerNorm(stream.cuda(), x, weight, bias, epsilon, out);
   }
 }
 
@@ -117,7 +119,7 @@ void RmsNorm(const Stream& stream, const Tensor& x, const Tensor& weight, float 
     case DeviceType::kCpu:
       return cpu::RmsNorm(stream.cpu(), x, weight, epsilon, out);
     case DeviceType::kCuda:
-      Unavailable("RmsNorm");
+      return cuda::RmsNorm(stream.cuda(), x, weight, epsilon, out);
   }
 }
 
@@ -129,7 +131,7 @@ void HeadRmsNorm(const Stream& stream, const Tensor& weight, float epsilon, cons
     case DeviceType::kCpu:
       return cpu::HeadRmsNorm(stream.cpu(), weight, epsilon, x);
     case DeviceType::kCuda:
-      Unavailable("HeadRmsNorm");
+      return cuda::HeadRmsNorm(stream.cuda(), weight, epsilon, x);
   }
 }
 
@@ -142,7 +144,7 @@ void GatedActivation(const Stream& stream, const Tensor& gate_up, Activation act
     case DeviceType::kCpu:
       return cpu::GatedActivation(stream.cpu(), gate_up, activation, out);
     case DeviceType::kCuda:
-      Unavailable("GatedActivation");
+      return cuda::GatedActivation(stream.cuda(), gate_up, activation, out);
   }
 }
 
@@ -163,7 +165,7 @@ void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Ten
     case DeviceType::kCpu:
       return cpu::Gemm(stream.cpu(), x, weight, bias, out, options);
     case DeviceType::kCuda:
-      Unavailable("Gemm");
+      return cuda::Gemm(stream.cuda(), x, weight, bias, out, options);
   }
 }
 
@@ -177,7 +179,7 @@ void ApplyRope(const Stream& stream, const RopeTable& rope, const Tensor& positi
     case DeviceType::kCpu:
       return cpu::ApplyRope(stream.cpu(), rope, positions, head_dim, x);
     case DeviceType::kCuda:
-      Unavailable("ApplyRope");
+      return cuda::ApplyRope(stream.cuda(), rope, positions, head_dim, x);
   }
 }
 
@@ -192,7 +194,7 @@ void StoreKv(const Stream& stream, const Tensor& key, const Tensor& value,
     case DeviceType::kCpu:
       return cpu::StoreKv(stream.cpu(), key, value, slot_mapping, slot);
     case DeviceType::kCuda:
-      Unavailable("StoreKv");
+      return cuda::StoreKv(stream.cuda(), key, value, slot_mapping, slot);
   }
 }
 
@@ -203,7 +205,7 @@ void PagedAttention(const Stream& stream, const Tensor& query, const KvSlot& slo
   CheckMatrix(out, query.dim(0), query.dim(1));
   CHECK(out.dtype() == query.dtype());
   CheckSlot(slot, query.dtype());
-  CheckBatch(batch, query.dim(0));
+  CheckBatch(batch, query.dim(0), stream.device());
   CHECK_EQ(slot.key.dim(3), options.head_dim);
   CHECK_GT(options.head_dim, 0);
   CHECK_EQ(query.dim(1) % options.head_dim, 0);
@@ -217,7 +219,7 @@ void PagedAttention(const Stream& stream, const Tensor& query, const KvSlot& slo
     case DeviceType::kCpu:
       return cpu::PagedAttention(stream.cpu(), query, slot, batch, options, out);
     case DeviceType::kCuda:
-      Unavailable("PagedAttention");
+      return cuda::PagedAttention(stream.cuda(), query, slot, batch, options, out);
   }
 }
 
@@ -228,7 +230,7 @@ void AddInPlace(const Stream& stream, const Tensor& y, const Tensor& x) {
     case DeviceType::kCpu:
       return cpu::AddInPlace(stream.cpu(), y, x);
     case DeviceType::kCuda:
-      Unavailable("AddInPlace");
+      return cuda::AddInPlace(stream.cuda(), y, x);
   }
 }
 
@@ -241,7 +243,7 @@ void ConcatColumns(const Stream& stream, const Tensor& parts, const Tensor& out)
     case DeviceType::kCpu:
       return cpu::ConcatColumns(stream.cpu(), parts, out);
     case DeviceType::kCuda:
-      Unavailable("ConcatColumns");
+      return cuda::ConcatColumns(stream.cuda(), parts, out);
   }
 }
 
@@ -254,7 +256,7 @@ void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
     case DeviceType::kCpu:
       return cpu::Sample(stream.cpu(), logits, vocab_size, rows, results, lists);
     case DeviceType::kCuda:
-      Unavailable("Sample");
+      return cuda::Sample(stream.cuda(), logits, vocab_size, rows, results, lists);
   }
 }
 
@@ -269,7 +271,7 @@ void Score(const Stream& stream, const Tensor& logits, int64_t vocab_size,
     case DeviceType::kCpu:
       return cpu::Score(stream.cpu(), logits, vocab_size, rows, results);
     case DeviceType::kCuda:
-      Unavailable("Score");
+      return cuda::Score(stream.cuda(), logits, vocab_size, rows, results);
   }
 }
 

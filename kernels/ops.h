@@ -1,10 +1,11 @@
 // The menu: every operator the engine uses. Each enqueues on `stream` and returns at once (on the
-// CPU it has then finished); tensors lie on stream.device(). Shapes and dtypes are CHECKed in
-// ops.cc.
+// CPU it has then finished); tensors lie on stream.device(), or, slower, in page-locked host
+// memory. Shapes and dtypes are CHECKed in ops.cc. Operators whose arguments are tensors alone may
+// be recorded into a graph (kernels/core/step_graph.h); those that take host arrays may not.
 //
-// T is the model's dtype, float32 or bfloat16: weights, GEMM inputs and the KV cache are stored in
-// it. The residual stream, norm weights, biases and logits are float32; everything accumulates in
-// float32.
+// T is the model's dtype, float32, bfloat16 or, on GPUs, float16: weights, GEMM inputs and the KV
+// cache are stored in it. The residual stream, norm weights, biases and logits are float32;
+// everything accumulates in float32.
 #pragma once
 
 #include <array>
@@ -91,7 +92,7 @@ struct KvSlot {
   Tensor value;  // the same
 };
 // Writes row t of key and value to block slot_mapping[t] / block_size, offset slot_mapping[t] %
-// block_size.
+// block_size; nowhere when slot_mapping[t] is -1.
 //   key, value: [num_tokens, num_kv_heads * head_dim] T, rows may be strided; slot_mapping:
 //   [num_tokens] int32.
 void StoreKv(const Stream& stream, const Tensor& key, const Tensor& value,
@@ -99,11 +100,16 @@ void StoreKv(const Stream& stream, const Tensor& key, const Tensor& value,
 
 // The ragged batch of one step: sequence i's queries are rows [cu_seqlens_q[i], cu_seqlens_q[i+1]),
 // of which there may be none, and are the last of its context_lens[i] tokens, whose K and V are
-// already in the cache.
+// already in the cache. A sequence of no context has no keys: the rows of its queries become zero.
 struct AttentionBatch {
-  Tensor cu_seqlens_q;  // [num_sequences + 1] int32, on the host
-  Tensor context_lens;  // [num_sequences] int32, on the host
+  Tensor cu_seqlens_q;  // [num_sequences + 1] int32
+  Tensor context_lens;  // [num_sequences] int32
   Tensor block_tables;  // [num_sequences, max_blocks_per_sequence] int32
+  // No sequence has more queries, or more context. GPUs shape their launches by these, since what
+  // the tensors say is on the device: too much costs time, too little is wrong. The CPU ignores
+  // them.
+  int64_t max_seqlen_q = 0;
+  int64_t max_context_len = 0;
 };
 struct AttentionOptions {
   int head_dim = 0;
@@ -154,7 +160,8 @@ struct ScoreResult {
   std::array<TokenLogProb, kMaxCandidates> candidates;
 };
 // logits: [num_rows, >= vocab_size] float32 (columns from vocab_size on are padding), unscaled and
-// unfiltered; one row and one result each.
+// unfiltered; one row and one result each. `rows` is copied; `results` are host memory, page-locked
+// (Buffer::AllocatePinned) on a GPU, and are there when the stream has come so far.
 void Score(const Stream& stream, const Tensor& logits, int64_t vocab_size,
            absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results);
 
@@ -212,7 +219,8 @@ struct SampleResult : ScoreResult {
   // token that has a chance; the caller ends that request.
   int32_t token_id = -1;
 };
-// logits as for Score, left as they are; one row and one result each.
+// logits as for Score, left as they are; one row and one result each; rows, lists and results as
+// for Score.
 void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
             const SampleLists& lists = {});

@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
 #include "kernels/cpu/context.h"
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/memory.h"
 
 namespace polystrate {
 namespace {
@@ -56,34 +58,80 @@ Stream Stream::Cpu(int num_threads) {
   return stream;
 }
 
+absl::StatusOr<Stream> Stream::Cuda(int index) {
+  Stream stream;
+  absl::StatusOr<std::unique_ptr<CudaContext>> context = CudaContext::Create(index);
+  if (!context.ok()) return context.status();
+  stream.device_ = {DeviceType::kCuda, index};
+  stream.cuda_ = *std::move(context);
+  return stream;
+}
+
 int Stream::num_threads() const { return cpu_->num_threads(); }
 
+void Stream::Synchronize() const {
+  if (cuda_ != nullptr) cuda_->Synchronize();
+}
+
+int NumCudaDevices() { return cuda::NumDevices(); }
+
 absl::StatusOr<Buffer> Buffer::Allocate(Device device, int64_t num_bytes) {
-  CHECK(device.type == DeviceType::kCpu);
   CHECK_GE(num_bytes, 0);
   // Far from overflow, and more than any machine has.
   if (num_bytes > int64_t{1} << 56) return OutOfMemory(num_bytes);
+  Buffer buffer;
+  buffer.num_bytes_ = num_bytes;
+  if (device.type == DeviceType::kCuda) {
+    absl::StatusOr<void*> data = cuda::Allocate(device.index, num_bytes);
+    if (!data.ok()) return data.status();
+    buffer.data_ = *data;
+    buffer.kind_ = Kind::kCuda;
+    return buffer;
+  }
   // A mapping of its own is zeroed, and costs nothing until it is touched.
   const int64_t mapped = MappedBytes(num_bytes);
-  void* data = mapped < kHugePage ? Map(mapped) : MapAligned(mapped);
-  if (data == MAP_FAILED) return OutOfMemory(num_bytes);
-  Buffer buffer;
-  buffer.data_ = data;
-  buffer.num_bytes_ = num_bytes;
+  buffer.data_ = mapped < kHugePage ? Map(mapped) : MapAligned(mapped);
+  if (buffer.data_ == MAP_FAILED) {
+    buffer.data_ = nullptr;
+    return OutOfMemory(num_bytes);
+  }
   return buffer;
 }
 
-Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), num_bytes_(std::exchange(other.num_bytes_, 0)) {}
+absl::StatusOr<Buffer> Buffer::AllocatePinned(int64_t num_bytes) {
+  if (NumCudaDevices() == 0) return Allocate(Device{}, num_bytes);
+  CHECK_GE(num_bytes, 0);
+  absl::StatusOr<void*> data = cuda::AllocatePinned(num_bytes);
+  if (!data.ok()) return data.status();
+  Buffer buffer;
+  buffer.data_ = *data;
+  buffer.num_bytes_ = num_bytes;
+  buffer.kind_ = Kind::kPinned;
+  return buffer;
+}
+
+Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(num_bytes_, other.num_bytes_);
+  std::swap(kind_, other.kind_);
   return *this;
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) munmap(data_, MappedBytes(num_bytes_));
+  if (data_ == nullptr) return;
+  switch (kind_) {
+    case Kind::kHost:
+      munmap(data_, MappedBytes(num_bytes_));
+      break;
+    case Kind::kPinned:
+      cuda::FreePinned(data_);
+      break;
+    case Kind::kCuda:
+      cuda::Free(data_);
+      break;
+  }
 }
 
 }  // namespace polystrate

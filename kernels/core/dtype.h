@@ -1,4 +1,4 @@
-// DType: the storage types of tensors, and BFloat16, the one C++20 does not have.
+// DType: the storage types of tensors, and those that C++20 does not have.
 #pragma once
 
 #include <bit>
@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/core/check.h"
+#include "kernels/core/float16.h"
 
 namespace polystrate {
 
@@ -60,6 +61,8 @@ template <>
 inline constexpr DType kDTypeOf<float> = DType::kFloat32;
 template <>
 inline constexpr DType kDTypeOf<BFloat16> = DType::kBFloat16;
+template <>
+inline constexpr DType kDTypeOf<Float16> = DType::kFloat16;
 template <>
 inline constexpr DType kDTypeOf<int32_t> = DType::kInt32;
 

@@ -1,4 +1,4 @@
-#include "engine/float16.h"
+#include "kernels/core/float16.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-// Float16: IEEE 754 binary16, a storage type of checkpoints. The engine computes in none.
+// Float16: IEEE 754 binary16, a storage type. The CPU converts it; only GPUs compute with it.
 #pragma once
 
 #include <bit>

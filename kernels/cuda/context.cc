@@ -1,0 +1,86 @@
+#include "kernels/cuda/context.h"
+
+#include <cuda_runtime.h>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/core/status.h"
+#include "kernels/cuda/check_cuda.h"
+#include "kernels/cuda/library_gemm.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/upload_ring.h"
+
+namespace polystrate {
+namespace {
+
+constexpr int64_t kUploadBytes = int64_t{4} << 20;
+constexpr int kOldestCompute = 8;  // what the kernels are compiled for (CMakeLists.txt)
+
+GpuProperties ReadProperties(int device) {
+  cudaDeviceProp raw;
+  CHECK_CUDA(cudaGetDeviceProperties(&raw, device));
+  char bus_id[32] = {};
+  CHECK_CUDA(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), device));
+  GpuProperties properties;
+  properties.name = raw.name;
+  properties.pci_bus_id = bus_id;
+  properties.compute_major = raw.major;
+  properties.compute_minor = raw.minor;
+  properties.num_sms = raw.multiProcessorCount;
+  properties.max_shared_bytes = static_cast<int64_t>(raw.sharedMemPerBlockOptin);
+  properties.l2_bytes = raw.l2CacheSize;
+  properties.total_bytes = static_cast<int64_t>(raw.totalGlobalMem);
+  return properties;
+}
+
+}  // namespace
+
+CudaContext::CudaContext(int device) : device_(device) {}
+
+absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int device) {
+  const int num_devices = cuda::NumDevices();
+  if (device < 0 || device >= num_devices) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("there is no GPU ", device, ": the CUDA driver shows ", num_devices,
+                     num_devices == 0 ? "; use --device cpu, or look at nvidia-smi" : ""));
+  }
+  CHECK_CUDA(cudaSetDevice(device));
+  std::unique_ptr<CudaContext> context(new CudaContext(device));
+  context->properties_ = ReadProperties(device);
+  if (context->properties_.compute_major < kOldestCompute) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("GPU ", device, " (", context->properties_.name, ") has compute capability ",
+                     context->properties_.compute_major, ".", context->properties_.compute_minor,
+                     "; polystrate needs ", kOldestCompute, ".0 (Ampere) or newer"));
+  }
+  CHECK_CUDA(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking));
+  const Device place = {DeviceType::kCuda, device};
+  ASSIGN_OR_RETURN(context->upload_ring_, cuda::UploadRing::Create(place, kUploadBytes));
+  context->library_gemm_ = std::make_unique<cuda::LibraryGemm>();
+  return context;
+}
+
+CudaContext::~CudaContext() {
+  if (stream_ == nullptr) return;
+  Synchronize();
+  cudaStreamDestroy(stream_);
+}
+
+void CudaContext::Synchronize() const { CHECK_CUDA(cudaStreamSynchronize(stream_)); }
+
+const void* CudaContext::Upload(const void* data, int64_t num_bytes) {
+  CHECK(!recording_);
+  return upload_ring_->Upload(data, num_bytes, stream_);
+}
+
+void* CudaContext::Scratch(int64_t num_bytes) {
+  if (num_bytes <= scratch_.num_bytes()) return scratch_.data();
+  CHECK(!recording_);
+  Synchronize();
+  scratch_ = Buffer();
+  absl::StatusOr<Buffer> scratch = Buffer::Allocate({DeviceType::kCuda, device_}, num_bytes);
+  CHECK(scratch.ok());
+  scratch_ = *std::move(scratch);
+  return scratch_.data();
+}
+
+}  // namespace polystrate

@@ -1,0 +1,77 @@
+// CudaContext: what a CUDA stream owns between operators. One thread at a time uses it. Free of
+// CUDA headers, so that anyone may include it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/core/device.h"
+
+struct CUstream_st;  // *: cudaStream_t
+
+namespace polystrate {
+
+namespace cuda {
+class LibraryGemm;  // kernels/cuda/library_gemm.h: cuBLASLt and what it was found to do best
+class UploadRing;   // kernels/cuda/upload_ring.h
+}  // namespace cuda
+
+struct GpuProperties {
+  std::string name;
+  std::string pci_bus_id;
+  int compute_major = 0;
+  int compute_minor = 0;
+  int num_sms = 0;
+  int64_t max_shared_bytes = 0;  // dynamic, of one thread block
+  int64_t l2_bytes = 0;
+  int64_t total_bytes = 0;
+};
+
+class CudaContext {
+ public:
+  static absl::StatusOr<std::unique_ptr<CudaContext>> Create(int device);
+  ~CudaContext();
+  CudaContext(const CudaContext&) = delete;
+  CudaContext& operator=(const CudaContext&) = delete;
+
+  int device() const { return device_; }
+  CUstream_st* stream() const { return stream_; }
+  const GpuProperties& properties() const { return properties_; }
+  cuda::LibraryGemm& library_gemm() { return *library_gemm_; }
+  void Synchronize() const;
+
+  // A copy of host memory on the device, for operators that are enqueued until 4 MiB more have been
+  // uploaded. Not while a graph is recorded: the copy would be repeated, its source long
+  // overwritten.
+  const void* Upload(const void* data, int64_t num_bytes);
+  template <typename T>
+  const T* Upload(absl::Span<const T> values) {
+    return static_cast<const T*>(
+        Upload(values.data(), static_cast<int64_t>(values.size() * sizeof(T))));
+  }
+
+  // Device memory for the operator that asks, until the next one is enqueued; aligned to 256. Grows
+  // when more is asked for than ever before, and not while a graph is recorded: a first, unrecorded
+  // run of the same operators takes what they need.
+  void* Scratch(int64_t num_bytes);
+
+  // Whether what is enqueued now goes into a graph (kernels/core/step_graph.h).
+  bool recording() const { return recording_; }
+  void set_recording(bool recording) { recording_ = recording; }
+
+ private:
+  explicit CudaContext(int device);
+
+  const int device_;
+  CUstream_st* stream_ = nullptr;
+  GpuProperties properties_;
+  bool recording_ = false;
+  Buffer scratch_;
+  std::unique_ptr<cuda::UploadRing> upload_ring_;
+  std::unique_ptr<cuda::LibraryGemm> library_gemm_;
+};
+
+}  // namespace polystrate

@@ -1,0 +1,25 @@
+// Memory of GPUs and of the host that GPUs reach, for Buffer and Copy. Host code; compiled into the
+// twin that the program is linked with (kernels/CMakeLists.txt).
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+
+namespace polystrate::cuda {
+
+int NumDevices();
+
+// Zeroed. RESOURCE_EXHAUSTED, with the size and what is free, when it cannot be had.
+absl::StatusOr<void*> Allocate(int device, int64_t num_bytes);
+void Free(void* data);
+absl::StatusOr<void*> AllocatePinned(int64_t num_bytes);
+void FreePinned(void* data);
+
+struct MemoryInfo {
+  int64_t free_bytes = 0;
+  int64_t total_bytes = 0;
+};
+MemoryInfo GetMemoryInfo(int device);
+
+}  // namespace polystrate::cuda

@@ -1,0 +1,36 @@
+// The CUDA twins of ops.h: the same contracts, shapes already checked. Tensors and pointers are the
+// device's (or page-locked host memory) unless it says otherwise; nothing waits for the device.
+#pragma once
+
+#include "kernels/cuda/context.h"
+#include "kernels/ops.h"
+
+namespace polystrate::cuda {
+
+void EmbeddingLookup(CudaContext& context, const Tensor& ids, const Tensor& table,
+                     int32_t vocab_begin, const Tensor& out);
+void LayerNorm(CudaContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
+               float epsilon, const Tensor& out);
+void RmsNorm(CudaContext& context, const Tensor& x, const Tensor& weight, float epsilon,
+             const Tensor& out);
+void HeadRmsNorm(CudaContext& context, const Tensor& weight, float epsilon, const Tensor& x);
+void GatedActivation(CudaContext& context, const Tensor& gate_up, Activation activation,
+                     const Tensor& out);
+void AddInPlace(CudaContext& context, const Tensor& y, const Tensor& x);
+void Gemm(CudaContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
+          const Tensor& out, const GemmOptions& options);
+void ApplyRope(CudaContext& context, const RopeTable& rope, const Tensor& positions, int head_dim,
+               const Tensor& x);
+void StoreKv(CudaContext& context, const Tensor& key, const Tensor& value,
+             const Tensor& slot_mapping, const KvSlot& slot);
+void PagedAttention(CudaContext& context, const Tensor& query, const KvSlot& slot,
+                    const AttentionBatch& batch, const AttentionOptions& options,
+                    const Tensor& out);
+void ConcatColumns(CudaContext& context, const Tensor& parts, const Tensor& out);
+void Sample(CudaContext& context, const Tensor& logits, int64_t vocab_size,
+            absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
+            const SampleLists& lists);
+void Score(CudaContext& context, const Tensor& logits, int64_t vocab_size,
+           absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results);
+
+}  // namespace polystrate::cuda

@@ -1,0 +1,37 @@
+// UploadRing: small host arrays on their way to a GPU. Page-locked memory that is written by the
+// host, copied to as much device memory and used again once the stream has passed the copy.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/core/device.h"
+
+struct CUevent_st;   // *: cudaEvent_t
+struct CUstream_st;  // *: cudaStream_t
+
+namespace polystrate::cuda {
+
+class UploadRing {
+ public:
+  // Of two halves, each of half_bytes: what is uploaded stays on the device until another
+  // half_bytes have been.
+  static absl::StatusOr<std::unique_ptr<UploadRing>> Create(Device device, int64_t half_bytes);
+  ~UploadRing();
+
+  // CHECKs num_bytes <= half_bytes. Waits only for copies that were enqueued a half ago.
+  const void* Upload(const void* data, int64_t num_bytes, CUstream_st* stream);
+
+ private:
+  explicit UploadRing(int64_t half_bytes) : half_bytes_(half_bytes) {}
+
+  const int64_t half_bytes_;
+  Buffer host_;
+  Buffer device_;
+  int half_ = 0;
+  int64_t used_ = 0;  // of this half
+  CUevent_st* passed_[2] = {};
+};
+
+}  // namespace polystrate::cuda

@@ -1,0 +1,68 @@
+// What stands in for the CUDA twin in a program that is built without CUDA: there are no GPUs, so
+// nothing else here is ever called.
+#include "kernels/core/check.h"
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/library_gemm.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/upload_ring.h"
+
+namespace polystrate {
+namespace {
+
+[[noreturn]] void WithoutCuda() { CheckFailed(__FILE__, __LINE__, "built without CUDA"); }
+
+absl::Status NoGpu() {
+  return absl::FailedPreconditionError("this polystrate is built without CUDA");
+}
+
+}  // namespace
+
+CudaContext::~CudaContext() = default;
+absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int) { return NoGpu(); }
+void CudaContext::Synchronize() const { WithoutCuda(); }
+
+namespace cuda {
+
+UploadRing::~UploadRing() = default;
+int NumDevices() { return 0; }
+absl::StatusOr<void*> Allocate(int, int64_t) { return NoGpu(); }
+void Free(void*) { WithoutCuda(); }
+absl::StatusOr<void*> AllocatePinned(int64_t) { return NoGpu(); }
+void FreePinned(void*) { WithoutCuda(); }
+MemoryInfo GetMemoryInfo(int) { WithoutCuda(); }
+
+void EmbeddingLookup(CudaContext&, const Tensor&, const Tensor&, int32_t, const Tensor&) {
+  WithoutCuda();
+}
+void LayerNorm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, float, const Tensor&) {
+  WithoutCuda();
+}
+void RmsNorm(CudaContext&, const Tensor&, const Tensor&, float, const Tensor&) { WithoutCuda(); }
+void HeadRmsNorm(CudaContext&, const Tensor&, float, const Tensor&) { WithoutCuda(); }
+void GatedActivation(CudaContext&, const Tensor&, Activation, const Tensor&) { WithoutCuda(); }
+void AddInPlace(CudaContext&, const Tensor&, const Tensor&) { WithoutCuda(); }
+void Gemm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+          const GemmOptions&) {
+  WithoutCuda();
+}
+void ApplyRope(CudaContext&, const RopeTable&, const Tensor&, int, const Tensor&) { WithoutCuda(); }
+void StoreKv(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const KvSlot&) {
+  WithoutCuda();
+}
+void PagedAttention(CudaContext&, const Tensor&, const KvSlot&, const AttentionBatch&,
+                    const AttentionOptions&, const Tensor&) {
+  WithoutCuda();
+}
+void ConcatColumns(CudaContext&, const Tensor&, const Tensor&) { WithoutCuda(); }
+void Sample(CudaContext&, const Tensor&, int64_t, absl::Span<const SampleRow>,
+            absl::Span<SampleResult>, const SampleLists&) {
+  WithoutCuda();
+}
+void Score(CudaContext&, const Tensor&, int64_t, absl::Span<const ScoreRow>,
+           absl::Span<ScoreResult>) {
+  WithoutCuda();
+}
+
+}  // namespace cuda
+}  // namespace polystrate
