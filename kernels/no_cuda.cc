@@ -1,7 +1,10 @@
 // What stands in for the CUDA twin in a program that is built without CUDA: there are no GPUs, so
 // nothing else here is ever called.
 #include "kernels/core/check.h"
+#include "kernels/core/step_graph.h"
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/events.h"
+#include "kernels/cuda/graph_recorder.h"
 #include "kernels/cuda/library_gemm.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/ops.h"
@@ -22,6 +25,12 @@ CudaContext::~CudaContext() = default;
 absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int) { return NoGpu(); }
 void CudaContext::Synchronize() const { WithoutCuda(); }
 
+GraphRecorder::~GraphRecorder() = default;
+void GraphRecorder::OnHost(std::function<void()>) { WithoutCuda(); }
+StepGraph::StepGraph(const Stream&, const std::function<void()>&) { WithoutCuda(); }
+StepGraph::~StepGraph() = default;
+void StepGraph::Replay(const Stream&) const { WithoutCuda(); }
+
 namespace cuda {
 
 UploadRing::~UploadRing() = default;
@@ -31,6 +40,13 @@ void Free(void*) { WithoutCuda(); }
 absl::StatusOr<void*> AllocatePinned(int64_t) { return NoGpu(); }
 void FreePinned(void*) { WithoutCuda(); }
 MemoryInfo GetMemoryInfo(int) { WithoutCuda(); }
+void CopyAsync(const void*, void*, int64_t, CUstream_st*) { WithoutCuda(); }
+void Copy(int, const void*, void*, int64_t) { WithoutCuda(); }
+CUevent_st* CreateEvent(int) { WithoutCuda(); }
+void DestroyEvent(CUevent_st*) { WithoutCuda(); }
+void RecordEvent(CUevent_st*, CUstream_st*) { WithoutCuda(); }
+bool EventPassed(CUevent_st*) { WithoutCuda(); }
+void WaitForEvent(CUstream_st*, CUevent_st*) { WithoutCuda(); }
 
 void EmbeddingLookup(CudaContext&, const Tensor&, const Tensor&, int32_t, const Tensor&) {
   WithoutCuda();

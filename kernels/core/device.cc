@@ -9,6 +9,7 @@
 #include "kernels/core/check.h"
 #include "kernels/cpu/context.h"
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/graph_recorder.h"
 #include "kernels/cuda/memory.h"
 
 namespace polystrate {
@@ -71,6 +72,14 @@ int Stream::num_threads() const { return cpu_->num_threads(); }
 
 void Stream::Synchronize() const {
   if (cuda_ != nullptr) cuda_->Synchronize();
+}
+
+void Stream::OnHost(std::function<void()> work) const {
+  if (cuda_ != nullptr && cuda_->recording()) {
+    cuda_->recorder()->OnHost(std::move(work));
+  } else {
+    work();
+  }
 }
 
 int NumCudaDevices() { return cuda::NumDevices(); }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -44,6 +45,8 @@ class Stream {
 
   // Until all that was enqueued is done.
   void Synchronize() const;
+  // Calls `work` now; or, while a graph is recorded (step_graph.h), at that place of every replay.
+  void OnHost(std::function<void()> work) const;
 
  private:
   Stream();

@@ -68,13 +68,13 @@ CudaContext::~CudaContext() {
 void CudaContext::Synchronize() const { CHECK_CUDA(cudaStreamSynchronize(stream_)); }
 
 const void* CudaContext::Upload(const void* data, int64_t num_bytes) {
-  CHECK(!recording_);
+  CHECK(!recording());
   return upload_ring_->Upload(data, num_bytes, stream_);
 }
 
 void* CudaContext::Scratch(int64_t num_bytes) {
   if (num_bytes <= scratch_.num_bytes()) return scratch_.data();
-  CHECK(!recording_);
+  CHECK(!recording());
   Synchronize();
   scratch_ = Buffer();
   absl::StatusOr<Buffer> scratch = Buffer::Allocate({DeviceType::kCuda, device_}, num_bytes);

@@ -14,6 +14,7 @@ struct CUstream_st;  // *: cudaStream_t
 
 namespace polystrate {
 
+class GraphRecorder;  // kernels/cuda/graph_recorder.h
 namespace cuda {
 class LibraryGemm;  // kernels/cuda/library_gemm.h: cuBLASLt and what it was found to do best
 class UploadRing;   // kernels/cuda/upload_ring.h
@@ -58,9 +59,10 @@ class CudaContext {
   // run of the same operators takes what they need.
   void* Scratch(int64_t num_bytes);
 
-  // Whether what is enqueued now goes into a graph (kernels/core/step_graph.h).
-  bool recording() const { return recording_; }
-  void set_recording(bool recording) { recording_ = recording; }
+  // Not null: what is enqueued now goes into a graph (kernels/core/step_graph.h).
+  GraphRecorder* recorder() const { return recorder_; }
+  bool recording() const { return recorder_ != nullptr; }
+  void set_recorder(GraphRecorder* recorder) { recorder_ = recorder; }
 
  private:
   explicit CudaContext(int device);
@@ -68,7 +70,7 @@ class CudaContext {
   const int device_;
   CUstream_st* stream_ = nullptr;
   GpuProperties properties_;
-  bool recording_ = false;
+  GraphRecorder* recorder_ = nullptr;
   Buffer scratch_;
   std::unique_ptr<cuda::UploadRing> upload_ring_;
   std::unique_ptr<cuda::LibraryGemm> library_gemm_;

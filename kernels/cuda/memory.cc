@@ -1,5 +1,7 @@
 #include "kernels/cuda/memory.h"
 
+#include <cstring>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/check_cuda.h"
 
@@ -54,10 +56,21 @@ absl::StatusOr<void*> AllocatePinned(int64_t num_bytes) {
     return Failed(error,
                   absl::StrCat("cannot allocate ", num_bytes, " bytes of page-locked memory"));
   }
-  memset(data, 0, size);
+  std::memset(data, 0, size);
   return data;
 }
 
 void FreePinned(void* data) { CHECK_CUDA(cudaFreeHost(data)); }
+
+void CopyAsync(const void* from, void* to, int64_t num_bytes, CUstream_st* stream) {
+  CHECK_CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(num_bytes), cudaMemcpyDefault, stream));
+}
+
+void Copy(int device, const void* from, void* to, int64_t num_bytes) {
+  CHECK_CUDA(cudaSetDevice(device));
+  CHECK_CUDA(cudaMemcpy(to, from, static_cast<size_t>(num_bytes), cudaMemcpyDefault));
+  // A copy from pageable host memory may return before its last part has arrived.
+  CHECK_CUDA(cudaStreamSynchronize(nullptr));
+}
 
 }  // namespace polystrate::cuda

@@ -6,6 +6,8 @@
 
 #include "absl/status/statusor.h"
 
+struct CUstream_st;  // *: cudaStream_t
+
 namespace polystrate::cuda {
 
 int NumDevices();
@@ -15,6 +17,10 @@ absl::StatusOr<void*> Allocate(int device, int64_t num_bytes);
 void Free(void* data);
 absl::StatusOr<void*> AllocatePinned(int64_t num_bytes);
 void FreePinned(void* data);
+
+// Host to device, back, or within either; the second is done on return.
+void CopyAsync(const void* from, void* to, int64_t num_bytes, CUstream_st* stream);
+void Copy(int device, const void* from, void* to, int64_t num_bytes);
 
 struct MemoryInfo {
   int64_t free_bytes = 0;

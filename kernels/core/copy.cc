@@ -1,0 +1,40 @@
+#include "kernels/core/copy.h"
+
+#include <cstring>
+
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/memory.h"
+
+namespace polystrate {
+namespace {
+
+// Whether there is anything to copy.
+bool Check(const Tensor& from, const Tensor& to) {
+  CHECK_EQ(from.num_bytes(), to.num_bytes());
+  if (from.num_bytes() == 0) return false;
+  CHECK(from.contiguous() && to.contiguous());
+  return true;
+}
+
+}  // namespace
+
+void Copy(const Stream& stream, const Tensor& from, const Tensor& to) {
+  if (!Check(from, to)) return;
+  if (stream.device().type == DeviceType::kCuda) {
+    cuda::CopyAsync(from.raw(), to.raw(), from.num_bytes(), stream.cuda().stream());
+  } else {
+    std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.num_bytes()));
+  }
+}
+
+void CopyNow(const Tensor& from, const Tensor& to) {
+  if (!Check(from, to)) return;
+  for (const Tensor& side : {from, to}) {
+    if (side.device().type == DeviceType::kCuda) {
+      return cuda::Copy(side.device().index, from.raw(), to.raw(), from.num_bytes());
+    }
+  }
+  std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.num_bytes()));
+}
+
+}  // namespace polystrate
