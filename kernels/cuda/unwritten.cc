@@ -1,5 +1,6 @@
 // Twins that are not written yet; each leaves this file when it is.
 #include "kernels/core/check.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/ops.h"
 
 namespace polystrate::cuda {
@@ -35,10 +36,8 @@ void ApplyRope(CudaContext&, const RopeTable&, const Tensor&, int, const Tensor&
 void StoreKv(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const KvSlot&) {
   Unwritten("StoreKv");
 }
-void PagedAttention(CudaContext&, const Tensor&, const KvSlot&, const AttentionBatch&,
-                    const AttentionOptions&, const Tensor&) {
-  Unwritten("PagedAttention");
-}
+void DecodeAttention(CudaContext&, const AttentionParams&) { Unwritten("DecodeAttention"); }
+void PrefillAttention(CudaContext&, const AttentionParams&) { Unwritten("PrefillAttention"); }
 void ConcatColumns(CudaContext&, const Tensor&, const Tensor&) { Unwritten("ConcatColumns"); }
 void Sample(CudaContext&, const Tensor&, int64_t, absl::Span<const SampleRow>,
             absl::Span<SampleResult>, const SampleLists&) {
