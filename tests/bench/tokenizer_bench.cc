@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/tokenizer.h"
+#include "tests/testing/places.h"
 #include "tests/testing/shared_data.h"
 #include "tests/testing/temp_dir.h"
 
@@ -76,7 +77,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "no shared data: shakespeare.txt\n");
     return 1;
   }
-  polystrate::Measure(std::string(POLYSTRATE_SOURCE_DIR) + "/models/demo/tokenizer.json", *text);
+  polystrate::Measure(polystrate::SourceFile("models/demo/tokenizer.json"), *text);
   if (const auto neox = SharedData("gpt_neox_20b_tokenizer.json")) {
     polystrate::Measure(*neox, *text);
   }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "tests/e2e/lifecycle.h"
+#include "tests/testing/places.h"
 
 namespace polystrate {
 namespace {
@@ -186,7 +187,7 @@ TEST_F(BehaviourLoss, StartUpFailureOnAnotherRankEndsAllWithTheFirstCause) {
       "model=", dir_.path(), "; test $OMPI_COMM_WORLD_RANK = 1 && model=", broken.path(),
       "; exec \"$0\" serve --model $model --listen ", address_, " --tp 2");
   const absl::Time begin = absl::Now();
-  Launch(Mpirun(2, {"sh", "-c", script, POLYSTRATE_BINARY}));
+  Launch(Mpirun(2, {"sh", "-c", script, BuiltProgram("polystrate")}));
   const std::optional<int> exit_code = engine_->Wait(kPatience);
   EXPECT_EQ(exit_code, 2) << engine_->Err();
   EXPECT_TRUE(AllGone(address_, kAllGone));

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/json.h"
+#include "tests/testing/places.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
 
@@ -25,9 +26,8 @@ class BenchServe : public testing::Test {
  protected:
   BenchServe()
       : target_(absl::StrCat("127.0.0.1:", FreePort())),
-        engine_(
-            Mpirun(2, Polystrate({"serve", "--model", POLYSTRATE_SOURCE_DIR "/models/demo", "--pp",
-                                  "2", "--listen", target_, "--kv_memory", "67108864"}))) {}
+        engine_(Mpirun(2, Polystrate({"serve", "--model", SourceFile("models/demo"), "--pp", "2",
+                                      "--listen", target_, "--kv_memory", "67108864"}))) {}
 
   CommandLine Command(const CommandLine& flags) const {
     CommandLine command = {"bench", "serve",         "--target",

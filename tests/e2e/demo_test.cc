@@ -10,12 +10,13 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "engine/json.h"
+#include "tests/testing/places.h"
 #include "tests/testing/process.h"
 
 namespace polystrate {
 namespace {
 
-constexpr char kModels[] = POLYSTRATE_SOURCE_DIR "/models/";
+const std::string kModels = SourceFile("models/");
 
 // Mean loss of each line that `score` printed.
 std::vector<double> WindowLosses(const std::string& out) {

@@ -9,14 +9,15 @@
 #include "absl/strings/str_cat.h"
 #include "engine/json.h"
 #include "engine/json_writer.h"
+#include "tests/testing/places.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
 namespace {
 
-constexpr char kModel[] = POLYSTRATE_SOURCE_DIR "/models/demo";
-constexpr char kFolder[] = POLYSTRATE_SOURCE_DIR "/tests/golden/eval/";
+const std::string kModel = SourceFile("models/demo");
+const std::string kFolder = SourceFile("tests/golden/eval/");
 
 CommandLine Eval(const std::string& task, const std::string& input, const CommandLine& more = {}) {
   CommandLine command = {"eval", "--model", kModel,    "--task",      task,      "--input",

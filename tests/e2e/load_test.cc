@@ -25,6 +25,7 @@
 #include "rpc/grpc_status.h"
 #include "tests/e2e/served_ranks.h"
 #include "tests/testing/full_length.h"
+#include "tests/testing/places.h"
 
 namespace polystrate {
 namespace {
@@ -205,7 +206,7 @@ void Load(int tp_size, int pp_size) {
   ServedRanksOptions options;
   options.tp_size = tp_size;
   options.pp_size = pp_size;
-  options.model_dir = POLYSTRATE_SOURCE_DIR "/models/demo";
+  options.model_dir = SourceFile("models/demo");
   // Fewer places than clients, and blocks for part of what runs: refusals and preemptions.
   options.flags = {"--max_queued_requests", "200", "--kv_memory", "2097152", "--threads", "1"};
   // oneDNN keeps what it has prepared for up to 1,024 shapes, 50 KiB each, and meets new ones for

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/testing/places.h"
 #include "tests/testing/process.h"
 
 namespace polystrate {
@@ -11,8 +12,8 @@ class MpiGroups : public ::testing::TestWithParam<std::pair<int, int>> {};
 
 TEST_P(MpiGroups, KeepTheContractOfACommunicator) {
   const auto [tp, pp] = GetParam();
-  const CommandResult result =
-      RunCommand(Mpirun(tp * pp, {POLYSTRATE_MPI_RANKS, std::to_string(tp), std::to_string(pp)}));
+  const CommandResult result = RunCommand(
+      Mpirun(tp * pp, {BuiltProgram("mpi_ranks"), std::to_string(tp), std::to_string(pp)}));
   EXPECT_EQ(result.exit_code, 0) << result.err;
   for (int rank = 0; rank < tp * pp; ++rank) {
     EXPECT_NE(result.out.find("rank " + std::to_string(rank) + " done"), std::string::npos);

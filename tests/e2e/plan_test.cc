@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "engine/json.h"
+#include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
@@ -37,7 +38,7 @@ class PlanTest : public testing::Test {
   // Standard output and error together; a command that succeeds has nothing to say on the latter.
   Outcome Plan(const std::string& flags) const {
     const std::string command =
-        std::string(POLYSTRATE_BINARY) + " plan --model " + dir_.path() + " " + flags + " 2>&1";
+        BuiltProgram("polystrate") + " plan --model " + dir_.path() + " " + flags + " 2>&1";
     Outcome outcome;
     std::FILE* pipe = popen(command.c_str(), "r");
     EXPECT_NE(pipe, nullptr);

@@ -13,6 +13,7 @@
 #include "health.grpc.pb.h"
 #include "openengine.grpc.pb.h"
 #include "tests/rpc/answer.h"
+#include "tests/testing/places.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
@@ -46,8 +47,7 @@ class ServedRanks {
       : address_(absl::StrCat("127.0.0.1:", FreePort())) {
     if (options.model_dir.empty()) {
       WriteTinyModel(dir_.path(), options.model);
-      WriteFile(dir_.File("tokenizer.json"),
-                ReadFile(POLYSTRATE_SOURCE_DIR "/models/demo/tokenizer.json"));
+      WriteFile(dir_.File("tokenizer.json"), ReadFile(SourceFile("models/demo/tokenizer.json")));
     }
     const std::string model = options.model_dir.empty() ? dir_.path() : options.model_dir;
     CommandLine command = Polystrate(

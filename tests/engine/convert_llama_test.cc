@@ -14,6 +14,7 @@
 #include "kernels/core/check.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/local_engine.h"
+#include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
@@ -24,7 +25,7 @@ namespace fs = std::filesystem;
 class ConvertLlamaTest : public testing::TestWithParam<const char*> {
  protected:
   ConvertLlamaTest() {
-    const std::string path = std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/";
+    const std::string path = SourceFile("tests/golden/");
     golden_ = ReadGolden(absl::StrCat(path, GetParam(), ".json"));
     fs::create_directory(model_);
     WriteGoldenModel(model_, golden_);

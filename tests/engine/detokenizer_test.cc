@@ -8,6 +8,7 @@
 
 #include "engine/tokenizer.h"
 #include "engine/utf8.h"
+#include "tests/testing/places.h"
 
 namespace polystrate {
 namespace {
@@ -29,9 +30,7 @@ class DetokenizerTest : public ::testing::Test {
   }
 
   static std::unique_ptr<Tokenizer> Load(const std::string& name) {
-    return Tokenizer::ReadFile(std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/tokenizer/" +
-                               name + ".json")
-        .value();
+    return Tokenizer::ReadFile(SourceFile("tests/golden/tokenizer/") + name + ".json").value();
   }
 
   const std::unique_ptr<Tokenizer> tokenizer_ = Load("tiny");

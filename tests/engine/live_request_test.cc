@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/testing/local_engine.h"
+#include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
 
@@ -50,7 +51,7 @@ class LiveRequestTest : public testing::Test {
   std::vector<int32_t> Ids(const std::string& text) { return *tokenizer_->Encode(text); }
 
   const std::unique_ptr<Tokenizer> tokenizer_ =
-      *Tokenizer::ReadFile(POLYSTRATE_SOURCE_DIR "/models/demo/tokenizer.json");
+      *Tokenizer::ReadFile(SourceFile("models/demo/tokenizer.json"));
   const std::vector<int32_t> eos_ = {kEos};
   GenerationRequest request_;
   RecordingSink sink_;

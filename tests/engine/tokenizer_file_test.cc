@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
@@ -288,7 +289,7 @@ TEST(TokenizerFileTest, RootMustBeAnObject) {
 
 // Whatever is still valid JSON after edits gives a tokenizer or a status, and no tokenizer crashes.
 TEST(TokenizerFileTest, MutatedFilesNeverCrash) {
-  const std::string folder = std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/tokenizer/";
+  const std::string folder = SourceFile("tests/golden/tokenizer/");
   const std::string seeds[] = {ReadFile(folder + "tiny_split.json"),
                                ReadFile(folder + "spm_first.json"),
                                ReadFile(folder + "spm_next.json")};

@@ -9,13 +9,14 @@
 #include "engine/detokenizer.h"
 #include "engine/json.h"
 #include "engine/tokenizer.h"
+#include "tests/testing/places.h"
 #include "tests/testing/shared_data.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
 namespace {
 
-const std::string kFolder = std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/tokenizer/";
+const std::string kFolder = SourceFile("tests/golden/tokenizer/");
 constexpr int64_t kMaxGoldenBytes = 1 << 20;
 
 std::unique_ptr<Tokenizer> Load(const std::string& path) {

@@ -9,12 +9,13 @@
 
 #include "engine/byte_level.h"
 #include "tests/testing/expect_status.h"
+#include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
 namespace {
 
-const std::string kFolder = std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/tokenizer/";
+const std::string kFolder = SourceFile("tests/golden/tokenizer/");
 const std::string kTiny = kFolder + "tiny.json";
 
 std::unique_ptr<Tokenizer> Load(const std::string& path) {

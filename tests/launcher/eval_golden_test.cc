@@ -9,12 +9,13 @@
 #include "launcher/eval_metrics.h"
 #include "launcher/eval_task.h"
 #include "tests/testing/expect_status.h"
+#include "tests/testing/places.h"
 
 namespace polystrate {
 namespace {
 
-constexpr char kGolden[] = POLYSTRATE_SOURCE_DIR "/tests/golden/eval/lm_eval.json";
-constexpr char kModel[] = POLYSTRATE_SOURCE_DIR "/models/demo";
+const std::string kGolden = SourceFile("tests/golden/eval/lm_eval.json");
+const std::string kModel = SourceFile("models/demo");
 
 TEST(EvalGolden, MetricsAndStandardErrors) {
   const Json golden = *Json::ReadFile(kGolden, 1 << 20);

@@ -8,6 +8,7 @@
 #include "launcher/eval_encoding.h"
 #include "launcher/eval_metrics.h"
 #include "tests/testing/expect_status.h"
+#include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
@@ -125,7 +126,7 @@ TEST(EvalMetricsTest, LambadaOfOneQuestion) {
 }
 
 TEST(EvalEncodingTest, PrefixToken) {
-  const auto tokenizer = *Tokenizer::ReadFile(POLYSTRATE_SOURCE_DIR "/models/demo/tokenizer.json");
+  const auto tokenizer = *Tokenizer::ReadFile(SourceFile("models/demo/tokenizer.json"));
   TempDir dir;
   const auto prefix = [&](const std::string& config) {
     WriteFile(dir.File("tokenizer_config.json"), config);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 
 namespace polystrate {
@@ -13,7 +14,7 @@ namespace {
 
 TEST(PromptsTest, TextGetsSpecialTokensAndTokenIdsDoNot) {
   const auto tokenizer =
-      Tokenizer::ReadFile(POLYSTRATE_SOURCE_DIR "/tests/golden/tokenizer/spm_llama.json").value();
+      Tokenizer::ReadFile(SourceFile("tests/golden/tokenizer/spm_llama.json")).value();
   const std::vector<int32_t> text = {*tokenizer->TokenToId("<s>"),
                                      *tokenizer->TokenToId("\u2581the")};
   EXPECT_EQ(*EncodePrompt(tokenizer.get(), "the"), text);

@@ -9,6 +9,7 @@
 
 #include "engine/tokenizer.h"
 #include "rpc/grpc_status.h"
+#include "tests/testing/places.h"
 
 namespace polystrate {
 namespace {
@@ -48,7 +49,7 @@ TEST(ConvertTest, AbsentFieldsAreTheDocumentedDefaults) {
 
 TEST(ConvertTest, TextGetsSpecialTokensAndTokenIdsDoNot) {
   const auto tokenizer =
-      Tokenizer::ReadFile(POLYSTRATE_SOURCE_DIR "/tests/golden/tokenizer/spm_llama.json").value();
+      Tokenizer::ReadFile(SourceFile("tests/golden/tokenizer/spm_llama.json")).value();
   pb::GenerateRequest wire;
   wire.set_prompt("the");
   const std::vector<int32_t> expected = {*tokenizer->TokenToId("<s>"),

@@ -23,6 +23,7 @@
 #include "parallel/stage_plan.h"
 #include "rpc/server.h"
 #include "tests/rpc/answer.h"
+#include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
 
@@ -74,7 +75,7 @@ class ServedEngine {
   explicit ServedEngine(const TinyModelSpec& spec = ServedModel(), int64_t num_blocks = 4096,
                         const RpcServerOptions& rpc = {}, EngineOptions options = {}) {
     WriteTinyModel(dir_.path(), spec);
-    tokenizer_ = *Tokenizer::ReadFile(POLYSTRATE_SOURCE_DIR "/models/demo/tokenizer.json");
+    tokenizer_ = *Tokenizer::ReadFile(SourceFile("models/demo/tokenizer.json"));
     const ModelConfig config = *ReadModelConfig(dir_.path());
     options.model_id = "tiny";
     options.vocab_size = static_cast<int32_t>(config.vocab_size);

@@ -7,6 +7,7 @@
 #include "engine/json.h"
 #include "kernels/core/check.h"
 #include "tests/testing/counter_weights.h"
+#include "tests/testing/places.h"
 
 namespace polystrate {
 namespace {
@@ -44,7 +45,7 @@ ConvertGolden ReadCase(const JsonView& json, uint64_t seed) {
 }  // namespace
 
 std::vector<ConvertGolden> ReadConvertGoldens() {
-  const std::string path = std::string(POLYSTRATE_SOURCE_DIR) + "/tests/golden/convert/cases.json";
+  const std::string path = SourceFile("tests/golden/convert/cases.json");
   const Json json = Json::ReadFile(path, 1 << 20).value();
   const auto seed = static_cast<uint64_t>(json.root().GetInt("model_seed").value());
   std::vector<ConvertGolden> goldens;

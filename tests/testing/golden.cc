@@ -8,6 +8,7 @@
 #include "engine/json_writer.h"
 #include "kernels/core/check.h"
 #include "tests/testing/counter_weights.h"
+#include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
 
@@ -50,8 +51,7 @@ std::vector<T> Integers(const JsonView& array) {
 std::vector<std::string> JsonFiles(const std::string& folder) {
   std::vector<std::string> files;
   std::error_code missing;
-  for (const auto& entry : std::filesystem::directory_iterator(
-           absl::StrCat(POLYSTRATE_SOURCE_DIR, "/", folder), missing))
+  for (const auto& entry : std::filesystem::directory_iterator(SourceFile(folder), missing))
     if (entry.path().extension() == ".json") files.push_back(entry.path().string());
   std::sort(files.begin(), files.end());
   return files;

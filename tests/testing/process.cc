@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kernels/core/check.h"
+#include "tests/testing/places.h"
 
 namespace polystrate {
 namespace {
@@ -96,7 +97,7 @@ bool IsFree(int port) {
 }  // namespace
 
 CommandLine Polystrate(const CommandLine& arguments) {
-  CommandLine command = {POLYSTRATE_BINARY};
+  CommandLine command = {BuiltProgram("polystrate")};
   command.insert(command.end(), arguments.begin(), arguments.end());
   return command;
 }
