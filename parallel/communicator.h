@@ -2,6 +2,8 @@
 // TokenSink.)
 //
 // Every rank of the group makes the same collective calls in the same order, from one thread.
+// Tensors lie on the host or on the stream's device; on a GPU a call is enqueued, and may return
+// before it is done.
 // Messages between two ranks arrive in the order they were sent. A peer that dies ends the job
 // (MPI's launcher kills the rest); no call returns an error.
 #pragma once
@@ -28,8 +30,8 @@ class Communicator {
   // At `root`, out[r] = rank r's `in`; out is not looked at elsewhere. in: contiguous;
   // out: [size, ...in's dims], same dtype.
   virtual void Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) = 0;
-  // Buffered: the tensor may be reused when Send returns, whether or not it has been received.
-  // Contiguous.
+  // Buffered: the tensor may be reused when Send returns, on a GPU by what is enqueued on `stream`
+  // afterwards, whether or not it has been received. Contiguous.
   virtual void Send(const Stream& stream, const Tensor& x, int destination) = 0;
   // Fills x with the next message from `source`, which must be of x's size. Waits without holding a
   // core.

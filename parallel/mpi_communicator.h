@@ -1,4 +1,5 @@
-// Communicator over MPI for host tensors. Used by process_group.cc alone.
+// Communicator over MPI for host tensors (for a GPU's: pinned_communicator.h). Used by
+// process_group.cc alone.
 #pragma once
 
 #include <mpi.h>

@@ -13,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/pinned_communicator.h"
 #include "parallel/watched_communicator.h"
 
 namespace polystrate {
@@ -29,8 +30,9 @@ std::unique_ptr<Communicator> SplitWorld(int color, int key) {
   return MakeMpiCommunicator(comm);
 }
 
-// The groups with a RankActivity that hears of every call.
-ProcessGroups Watched(ProcessGroups groups) {
+// The groups with a RankActivity that hears of every call, and with tensors of GPUs where hidden
+// states go.
+ProcessGroups Complete(ProcessGroups groups) {
   auto activity = std::make_unique<RankActivity>();
   const auto watch = [&](std::unique_ptr<Communicator>* group, GroupName name) {
     *group = WatchCommunicator(std::move(*group), name, activity.get());
@@ -39,6 +41,9 @@ ProcessGroups Watched(ProcessGroups groups) {
   watch(&groups.pp, GroupName::kPp);
   watch(&groups.control, GroupName::kControl);
   watch(&groups.tokens, GroupName::kTokens);
+  // Outside, so that a graph that is replayed tells the activity of its calls again.
+  groups.tp = MakePinnedCommunicator(std::move(groups.tp));
+  groups.pp = MakePinnedCommunicator(std::move(groups.pp));
   groups.activity = std::move(activity);
   return groups;
 }
@@ -106,7 +111,7 @@ ProcessGroups MpiSession::MakeGroups(const Topology& topology) const {
   groups.pp = SplitWorld(topology.tp_rank(), topology.pp_rank());
   groups.control = SplitWorld(0, rank_);
   groups.tokens = SplitWorld(0, rank_);
-  return Watched(std::move(groups));
+  return Complete(std::move(groups));
 }
 
 ProcessGroups MakeSelfGroups() {
@@ -114,7 +119,7 @@ ProcessGroups MakeSelfGroups() {
   for (auto* group : {&groups.tp, &groups.pp, &groups.control, &groups.tokens}) {
     *group = MakeSelfCommunicator();
   }
-  return Watched(std::move(groups));
+  return Complete(std::move(groups));
 }
 
 std::vector<ProcessGroups> MakeThreadGroups(const ParallelConfig& config) {
@@ -135,7 +140,7 @@ std::vector<ProcessGroups> MakeThreadGroups(const ParallelConfig& config) {
     for (int i = 0; i < config.pp_size; ++i)
       world[i * config.tp_size + tp_rank].pp = std::move(pp[i]);
   }
-  for (ProcessGroups& groups : world) groups = Watched(std::move(groups));
+  for (ProcessGroups& groups : world) groups = Complete(std::move(groups));
   return world;
 }
 

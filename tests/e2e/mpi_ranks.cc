@@ -1,4 +1,5 @@
-// Run by mpi_test under mpirun: each rank checks the groups it is in and prints what is wrong.
+// Run by mpi_test under mpirun as `mpi_ranks tp pp cpu|cuda`: each rank checks the groups it is in,
+// with tensors of that device (all ranks of a host have its first GPU), and prints what is wrong.
 
 #include <cstdio>
 #include <cstdlib>
@@ -8,11 +9,19 @@
 
 int main(int argc, char** argv) {
   using namespace polystrate;
-  if (argc != 3) return 2;
+  if (argc != 4) return 2;
   auto session = MpiSession::Start();
   if (!session.ok()) return 1;
   const Topology topology({std::atoi(argv[1]), std::atoi(argv[2])}, (*session)->rank());
   ProcessGroups groups = (*session)->MakeGroups(topology);
+
+  const Stream cpu = Stream::Cpu(1);
+  const bool on_gpu = std::string(argv[3]) == "cuda";
+  absl::StatusOr<Stream> device = on_gpu ? Stream::Cuda(0) : Stream::Cpu(1);
+  if (!device.ok()) {
+    std::fprintf(stderr, "%s\n", device.status().ToString().c_str());
+    return 1;
+  }
 
   std::string fault;
   auto check = [&](const char* what, const std::string& found) {
@@ -24,10 +33,10 @@ int main(int argc, char** argv) {
   if (groups.pp->rank() != topology.pp_rank() || groups.pp->size() != topology.config.pp_size) {
     check("pp", "wrong ranks");
   }
-  check("tp", CheckCommunicator(*groups.tp));
-  check("pp", CheckCommunicator(*groups.pp));
-  check("control", CheckCommunicator(*groups.control));
-  check("tokens", CheckCommunicator(*groups.tokens));
+  check("tp", CheckCommunicator(*device, *groups.tp));
+  check("pp", CheckCommunicator(*device, *groups.pp));
+  check("control", CheckCommunicator(cpu, *groups.control));
+  check("tokens", CheckCommunicator(cpu, *groups.tokens));
   ControlChannel control(topology, groups);
   check("control channel", CheckControlChannel(control, topology));
   std::fputs(fault.c_str(), stderr);

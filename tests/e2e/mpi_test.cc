@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/core/device.h"
 #include "tests/testing/places.h"
 #include "tests/testing/process.h"
 
@@ -10,14 +11,25 @@ namespace {
 
 class MpiGroups : public ::testing::TestWithParam<std::pair<int, int>> {};
 
-TEST_P(MpiGroups, KeepTheContractOfACommunicator) {
-  const auto [tp, pp] = GetParam();
+// Ranks of the program, all of which check their groups with tensors of `device`.
+void RunRanks(const std::string& program, const std::string& device, int tp, int pp) {
   const CommandResult result = RunCommand(
-      Mpirun(tp * pp, {BuiltProgram("mpi_ranks"), std::to_string(tp), std::to_string(pp)}));
+      Mpirun(tp * pp, {BuiltProgram(program), std::to_string(tp), std::to_string(pp), device}));
   EXPECT_EQ(result.exit_code, 0) << result.err;
   for (int rank = 0; rank < tp * pp; ++rank) {
     EXPECT_NE(result.out.find("rank " + std::to_string(rank) + " done"), std::string::npos);
   }
+}
+
+TEST_P(MpiGroups, KeepTheContractOfACommunicator) {
+  const auto [tp, pp] = GetParam();
+  RunRanks("mpi_ranks", "cpu", tp, pp);
+}
+
+TEST_P(MpiGroups, TakeTensorsOfAGpu) {
+  if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+  const auto [tp, pp] = GetParam();
+  RunRanks("mpi_ranks", "cuda", tp, pp);
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, MpiGroups,

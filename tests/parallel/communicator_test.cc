@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "parallel/control_channel.h"
+#include "parallel/pinned_communicator.h"
 #include "parallel/process_group.h"
 #include "tests/testing/communicator_checks.h"
 
@@ -26,7 +27,20 @@ class ThreadGroup : public ::testing::TestWithParam<int> {};
 
 TEST_P(ThreadGroup, KeepsTheContractOfACommunicator) {
   auto group = MakeThreadCommunicators(GetParam());
-  OnRanks(GetParam(), [&](int rank) { EXPECT_EQ(CheckCommunicator(*group[rank]), ""); });
+  OnRanks(GetParam(),
+          [&](int rank) { EXPECT_EQ(CheckCommunicator(Stream::Cpu(1), *group[rank]), ""); });
+}
+
+TEST_P(ThreadGroup, TakesTensorsOfAGpu) {
+  if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+  auto group = MakeThreadCommunicators(GetParam());
+  OnRanks(GetParam(), [&](int rank) {
+    const auto pinned = MakePinnedCommunicator(std::move(group[rank]));
+    const absl::StatusOr<Stream> gpu = Stream::Cuda(0);
+    ASSERT_TRUE(gpu.ok()) << gpu.status();
+    EXPECT_EQ(CheckCommunicator(*gpu, *pinned), "");
+    EXPECT_EQ(CheckCommunicator(Stream::Cpu(1), *pinned), "");
+  });
 }
 
 TEST_P(ThreadGroup, ControlChannelAgreesOnTheFirstError) {
@@ -41,7 +55,14 @@ TEST_P(ThreadGroup, ControlChannelAgreesOnTheFirstError) {
 INSTANTIATE_TEST_SUITE_P(Sizes, ThreadGroup, ::testing::Values(1, 2, 3, 4, 7));
 
 TEST(SelfGroup, KeepsTheContractOfACommunicator) {
-  EXPECT_EQ(CheckCommunicator(*MakeSelfCommunicator()), "");
+  EXPECT_EQ(CheckCommunicator(Stream::Cpu(1), *MakeSelfCommunicator()), "");
+}
+
+TEST(SelfGroup, TakesTensorsOfAGpu) {
+  if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+  const absl::StatusOr<Stream> gpu = Stream::Cuda(0);
+  ASSERT_TRUE(gpu.ok()) << gpu.status();
+  EXPECT_EQ(CheckCommunicator(*gpu, *MakePinnedCommunicator(MakeSelfCommunicator())), "");
 }
 
 TEST(LaunchInfo, AProcessStartedByHandIsAWorldOfOne) {

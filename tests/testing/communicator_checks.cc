@@ -1,23 +1,58 @@
 #include "tests/testing/communicator_checks.h"
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/core/copy.h"
 
 namespace polystrate {
 namespace {
 
-Tensor Vector(std::vector<float>& values) {
-  return Tensor(values.data(), DType::kFloat32, Device{}, {static_cast<int64_t>(values.size())});
-}
+// float32 numbers on a stream's device.
+class Numbers {
+ public:
+  Numbers(const Stream& stream, int64_t size) : stream_(stream) {
+    absl::StatusOr<Buffer> buffer =
+        Buffer::Allocate(stream.device(), size * SizeOf(DType::kFloat32));
+    CHECK(buffer.ok());
+    buffer_ = *std::move(buffer);
+    tensor_ = Tensor(buffer_.data(), DType::kFloat32, stream.device(), {size});
+  }
+  Numbers(const Stream& stream, const std::vector<float>& values)
+      : Numbers(stream, static_cast<int64_t>(values.size())) {
+    Set(values);
+  }
+
+  const Tensor& tensor() const { return tensor_; }
+  void Set(const std::vector<float>& values) { Copy(stream_, OnHost(values), tensor_); }
+  std::vector<float> Read() const {
+    std::vector<float> values(tensor_.num_elements());
+    stream_.Synchronize();
+    CopyNow(tensor_, OnHost(values));
+    return values;
+  }
+
+ private:
+  static Tensor OnHost(const std::vector<float>& values) {
+    return Tensor(const_cast<float*>(values.data()), DType::kFloat32, Device{},
+                  {static_cast<int64_t>(values.size())});
+  }
+
+  const Stream& stream_;
+  Buffer buffer_;
+  Tensor tensor_;
+};
 
 std::string CheckAllReduce(const Stream& stream, Communicator& group) {
   const int n = group.size();
   for (int64_t size : {0, 1, 3, 1000, 100003}) {
     std::vector<float> x(size);
     for (int64_t i = 0; i < size; ++i) x[i] = static_cast<float>((i + group.rank()) % 17);
-    group.AllReduceSum(stream, Vector(x));
+    const Numbers numbers(stream, x);
+    group.AllReduceSum(stream, numbers.tensor());
+    x = numbers.Read();
     for (int64_t i = 0; i < size; ++i) {
       float expected = 0;
       for (int rank = 0; rank < n; ++rank) expected += static_cast<float>((i + rank) % 17);
@@ -30,14 +65,34 @@ std::string CheckAllReduce(const Stream& stream, Communicator& group) {
   return "";
 }
 
+// Several in a row, none of which the host waits for: a result must not be overtaken by the next.
+std::string CheckAllReduces(const Stream& stream, Communicator& group) {
+  constexpr int kCalls = 4;
+  std::vector<Numbers> calls;
+  calls.reserve(kCalls);
+  for (int call = 0; call < kCalls; ++call) {
+    calls.emplace_back(stream, std::vector<float>(3000, static_cast<float>(call)));
+    group.AllReduceSum(stream, calls.back().tensor());
+  }
+  for (int call = 0; call < kCalls; ++call) {
+    for (float value : calls[call].Read()) {
+      if (value != static_cast<float>(call * group.size())) {
+        return absl::StrCat("all-reduce ", call, " in a row: a sum is ", value);
+      }
+    }
+  }
+  return "";
+}
+
 std::string CheckGather(const Stream& stream, Communicator& group) {
   for (int root = 0; root < group.size(); ++root) {
-    std::vector<float> in = {static_cast<float>(group.rank()), static_cast<float>(root)};
-    std::vector<float> out(2 * group.size(), NAN);
-    group.Gather(stream, Vector(in), Vector(out), root);
+    const Numbers in(stream, {static_cast<float>(group.rank()), static_cast<float>(root)});
+    const Numbers out(stream, std::vector<float>(2 * group.size(), NAN));
+    group.Gather(stream, in.tensor(), out.tensor(), root);
+    const std::vector<float> gathered = out.Read();
     if (group.rank() != root) continue;
     for (int rank = 0; rank < group.size(); ++rank) {
-      if (out[2 * rank] != rank || out[2 * rank + 1] != root) {
+      if (gathered[2 * rank] != rank || gathered[2 * rank + 1] != root) {
         return absl::StrCat("gather at ", root, ": wrong part of rank ", rank);
       }
     }
@@ -46,24 +101,29 @@ std::string CheckGather(const Stream& stream, Communicator& group) {
 }
 
 // Every rank sends every rank (itself too) a run of messages of growing size and may reuse its
-// buffer at once.
+// tensor at once.
 std::string CheckMessages(const Stream& stream, Communicator& group) {
   constexpr int kMessages = 5;
   auto size_of = [](int message) { return message * message * 5000; };
-  std::vector<float> buffer;
   for (int peer = 0; peer < group.size(); ++peer) {
     for (int message = 0; message < kMessages; ++message) {
-      buffer.assign(size_of(message), static_cast<float>(100 * group.rank() + message));
-      group.Send(stream, Vector(buffer), peer);
-      buffer.assign(buffer.size(), NAN);
+      const float value = static_cast<float>(100 * group.rank() + message);
+      Numbers sent(stream, std::vector<float>(size_of(message), value));
+      group.Send(stream, sent.tensor(), peer);
+      sent.Set(std::vector<float>(size_of(message), NAN));
+      stream.Synchronize();  // the tensor's memory is about to go
     }
   }
   for (int peer = group.size() - 1; peer >= 0; --peer) {
+    std::vector<Numbers> received;  // looked at when all are there: none overtakes another
+    received.reserve(kMessages);
     for (int message = 0; message < kMessages; ++message) {
-      buffer.assign(size_of(message), NAN);
-      group.Recv(stream, Vector(buffer), peer);
-      for (float value : buffer) {
-        if (value != 100.0f * peer + message) {
+      received.emplace_back(stream, std::vector<float>(size_of(message), NAN));
+      group.Recv(stream, received.back().tensor(), peer);
+    }
+    for (int message = 0; message < kMessages; ++message) {
+      for (float value : received[message].Read()) {
+        if (value != 100.0f * static_cast<float>(peer) + static_cast<float>(message)) {
           return absl::StrCat("message ", message, " from ", peer, " holds ", value);
         }
       }
@@ -75,9 +135,9 @@ std::string CheckMessages(const Stream& stream, Communicator& group) {
 
 }  // namespace
 
-std::string CheckCommunicator(Communicator& group) {
-  const Stream stream = Stream::Cpu(1);
+std::string CheckCommunicator(const Stream& stream, Communicator& group) {
   std::string fault = CheckAllReduce(stream, group);
+  if (fault.empty()) fault = CheckAllReduces(stream, group);
   if (fault.empty()) fault = CheckGather(stream, group);
   if (fault.empty()) fault = CheckMessages(stream, group);
   return fault;

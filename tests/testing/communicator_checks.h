@@ -1,5 +1,6 @@
-// What every Communicator must do, written once for groups of threads and of processes. Each rank
-// of the group calls the check; it returns what went wrong on this rank, or nothing.
+// What every Communicator must do, written once for groups of threads and of processes, for tensors
+// of the host and of GPUs. Each rank of the group calls the check; it returns what went wrong on
+// this rank, or nothing.
 #pragma once
 
 #include <string>
@@ -9,7 +10,8 @@
 
 namespace polystrate {
 
-std::string CheckCommunicator(Communicator& group);
+// With tensors on the stream's device.
+std::string CheckCommunicator(const Stream& stream, Communicator& group);
 std::string CheckControlChannel(ControlChannel& control, const Topology& topology);
 
 }  // namespace polystrate
