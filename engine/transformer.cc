@@ -5,7 +5,8 @@
 namespace polystrate {
 namespace {
 
-// What a layer projects its rows to; a reuser has but the query.
+// What a layer projects its rows to. A reuser has but the query; an owner whose query comes later,
+// of fewer rows, has the other two.
 struct Projections {
   Tensor query;
   Tensor key;
@@ -91,26 +92,29 @@ Projections Project(const TransformerContext& context, const LayerWeights& layer
   return p;
 }
 
-// To an owner's slot of the cache.
-void Store(const TransformerContext& context, const LayerWeights& layer, const StepInputs& inputs,
-           const Projections& p) {
+// The query as attention takes it, and an owner's key and value to its slot of the cache.
+void RotateAndStore(const TransformerContext& context, const LayerWeights& layer,
+                    const StepInputs& inputs, const Projections& p) {
+  const Stream& stream = context.stream;
   const ModelConfig& config = context.config;
-  if (config.qk_norm) HeadRmsNorm(context.stream, layer.k_norm, config.norm_epsilon, p.key);
-  // pre_rope caches raw keys, because reusers read them so; the owner rotates them as it reads.
-  if (config.reuse_keys == ReuseKeys::kPostRope) {
-    ApplyRope(context.stream, context.rope, inputs.positions, config.head_dim, p.key);
+  if (config.qk_norm && !p.query.empty()) {
+    HeadRmsNorm(stream, layer.q_norm, config.norm_epsilon, p.query);
   }
-  StoreKv(context.stream, p.key, p.value, inputs.slot_mapping, context.kv_cache.slot(layer.layer));
+  if (p.key.empty()) {
+    return ApplyRope(stream, context.rope, inputs.positions, config.head_dim, p.query);
+  }
+  if (config.qk_norm) HeadRmsNorm(stream, layer.k_norm, config.norm_epsilon, p.key);
+  // pre_rope caches raw keys, because reusers read them so; the owner rotates them as it reads.
+  const bool rotate_key = config.reuse_keys == ReuseKeys::kPostRope;
+  RotateAndStoreKv(stream, context.rope, inputs.positions, config.head_dim, rotate_key, p.query,
+                   p.key, p.value, inputs.slot_mapping, context.kv_cache.slot(layer.layer));
 }
 
-// a.block_out = this rank's part of the attention block's output.
+// a.block_out = this rank's part of the attention block's output; query is rotated.
 void Attention(const TransformerContext& context, const LayerWeights& layer,
                const StepInputs& inputs, const Tensor& query, const Activations& a) {
   const Stream& stream = context.stream;
   const ModelConfig& config = context.config;
-  if (config.qk_norm) HeadRmsNorm(stream, layer.q_norm, config.norm_epsilon, query);
-  ApplyRope(stream, context.rope, inputs.positions, config.head_dim, query);
-
   AttentionOptions options;
   options.head_dim = config.head_dim;
   options.queries_per_kv_head = context.weights.heads.queries_per_kv_head;
@@ -138,18 +142,16 @@ void Mlp(const TransformerContext& context, const LayerWeights& layer, const Act
        {.accumulate = accumulate});
 }
 
-// From the query on.
+// From the rotated query on.
 void AttentionAndMlp(const TransformerContext& context, const LayerWeights& layer,
                      const StepInputs& inputs, const Tensor& query, const Activations& a) {
   const Stream& stream = context.stream;
   const bool parallel = context.config.use_parallel_residual;
 
   Attention(context, layer, inputs, query, a);
-  if (!parallel) {
-    context.tp.AllReduceSum(stream, a.block_out);
-    AddInPlace(stream, a.block_out, a.hidden);
-  }
-  Norm(stream, context.config, layer.post_attention_layernorm, a.hidden, a.normed);
+  if (!parallel) context.tp.AllReduceSum(stream, a.block_out);
+  Norm(stream, context.config, layer.post_attention_layernorm, a.hidden, a.normed,
+       parallel ? Tensor() : a.block_out);
   Mlp(context, layer, a, /*accumulate=*/parallel);
   context.tp.AllReduceSum(stream, a.block_out);
   AddInPlace(stream, a.block_out, a.hidden);
@@ -158,31 +160,33 @@ void AttentionAndMlp(const TransformerContext& context, const LayerWeights& laye
 }  // namespace
 
 void Norm(const Stream& stream, const ModelConfig& config, const NormWeights& weights,
-          const Tensor& x, const Tensor& out) {
+          const Tensor& x, const Tensor& out, const Tensor& add) {
   switch (config.norm) {
     case NormKind::kLayerNorm:
-      return LayerNorm(stream, x, weights.weight, weights.bias, config.norm_epsilon, out);
+      return LayerNorm(stream, x, weights.weight, weights.bias, config.norm_epsilon, out, add);
     case NormKind::kRmsNorm:
-      return RmsNorm(stream, x, weights.weight, config.norm_epsilon, out);
+      return RmsNorm(stream, x, weights.weight, config.norm_epsilon, out, add);
   }
 }
 
 void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
                   const StepInputs& inputs, const Activations& a) {
   const Projections p = Project(context, layer, a);
-  if (layer.owner) Store(context, layer, inputs, p);
+  RotateAndStore(context, layer, inputs, p);
   AttentionAndMlp(context, layer, inputs, p.query, a);
 }
 
 void WriteKeysAndValues(const TransformerContext& context, const LayerWeights& layer,
                         const StepInputs& inputs, const Activations& a) {
   CHECK(layer.owner);
-  Store(context, layer, inputs, ProjectKeyAndValue(context, layer, a));
+  RotateAndStore(context, layer, inputs, ProjectKeyAndValue(context, layer, a));
 }
 
 void DecoderLayerFromQuery(const TransformerContext& context, const LayerWeights& layer,
                            const StepInputs& inputs, const Activations& a) {
-  AttentionAndMlp(context, layer, inputs, ProjectQuery(context, layer, a), a);
+  const Projections p = {ProjectQuery(context, layer, a), {}, {}};
+  RotateAndStore(context, layer, inputs, p);
+  AttentionAndMlp(context, layer, inputs, p.query, a);
 }
 
 }  // namespace polystrate

@@ -28,9 +28,9 @@ struct TransformerContext {
   const RopeTable& rope;
 };
 
-// out = the model's kind of norm of x.
+// out = the model's kind of norm of x, which becomes x + add first unless add is empty.
 void Norm(const Stream& stream, const ModelConfig& config, const NormWeights& weights,
-          const Tensor& x, const Tensor& out);
+          const Tensor& x, const Tensor& out, const Tensor& add = {});
 
 // One layer on this rank's heads and MLP rows, in place on a.hidden, whose tensors are the step's
 // rows.

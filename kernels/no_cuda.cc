@@ -51,10 +51,13 @@ void WaitForEvent(CUstream_st*, CUevent_st*) { WithoutCuda(); }
 void EmbeddingLookup(CudaContext&, const Tensor&, const Tensor&, int32_t, const Tensor&) {
   WithoutCuda();
 }
-void LayerNorm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, float, const Tensor&) {
+void LayerNorm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, float, const Tensor&,
+               const Tensor&) {
   WithoutCuda();
 }
-void RmsNorm(CudaContext&, const Tensor&, const Tensor&, float, const Tensor&) { WithoutCuda(); }
+void RmsNorm(CudaContext&, const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) {
+  WithoutCuda();
+}
 void HeadRmsNorm(CudaContext&, const Tensor&, float, const Tensor&) { WithoutCuda(); }
 void GatedActivation(CudaContext&, const Tensor&, Activation, const Tensor&) { WithoutCuda(); }
 void AddInPlace(CudaContext&, const Tensor&, const Tensor&) { WithoutCuda(); }
@@ -63,7 +66,8 @@ void Gemm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const Tenso
   WithoutCuda();
 }
 void ApplyRope(CudaContext&, const RopeTable&, const Tensor&, int, const Tensor&) { WithoutCuda(); }
-void StoreKv(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const KvSlot&) {
+void RotateAndStoreKv(CudaContext&, const RopeTable&, const Tensor&, int, bool, const Tensor&,
+                      const Tensor&, const Tensor&, const Tensor&, const KvSlot&) {
   WithoutCuda();
 }
 void PagedAttention(CudaContext&, const Tensor&, const KvSlot&, const AttentionBatch&,

@@ -23,6 +23,14 @@ void CheckVector(const Tensor& x, DType dtype, int64_t size) {
   CHECK(x.dtype() == dtype);
 }
 
+// The addend of a norm, if there is one.
+void CheckAddend(const Tensor& x, const Tensor& add, const Tensor& out) {
+  if (add.empty()) return;
+  CheckMatrix(add, x.dim(0), x.dim(1));
+  CHECK(add.dtype() == DType::kFloat32);
+  CHECK(x.raw() != out.raw() && x.raw() != add.raw() && add.raw() != out.raw());
+}
+
 void CheckRope(const RopeTable& rope, int head_dim) {
   CHECK_EQ(rope.cos_sin.rank(), 2);
   CHECK_EQ(rope.cos_sin.dim(1), rope.rotary_dim);
@@ -95,31 +103,33 @@ void EmbeddingLookup(const Stream& stream, const Tensor& ids, const Tensor& tabl
 }
 
 void LayerNorm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
-               float epsilon, const Tensor& out) {
+               float epsilon, const Tensor& out, const Tensor& add) {
   CheckMatrix(x, x.dim(0), x.dim(1));
   CHECK(x.dtype() == DType::kFloat32);
   CheckVector(weight, DType::kFloat32, x.dim(1));
   CheckVector(bias, DType::kFloat32, x.dim(1));
   CheckMatrix(out, x.dim(0), x.dim(1));
+  CheckAddend(x, add, out);
   switch (stream.device().type) {
     case DeviceType::kCpu:
-      return cpu::LayerNorm(stream.cpu(), x, weight, bias, epsilon, out);
+      return cpu::LayerNorm(stream.cpu(), x, weight, bias, epsilon, out, add);
     case DeviceType::kCuda:
-      return cuda::LayerNorm(stream.cuda(), x, weight, bias, epsilon, out);
+      return cuda::LayerNorm(stream.cuda(), x, weight, bias, epsilon, out, add);
   }
 }
 
 void RmsNorm(const Stream& stream, const Tensor& x, const Tensor& weight, float epsilon,
-             const Tensor& out) {
+             const Tensor& out, const Tensor& add) {
   CheckMatrix(x, x.dim(0), x.dim(1));
   CHECK(x.dtype() == DType::kFloat32);
   CheckVector(weight, DType::kFloat32, x.dim(1));
   CheckMatrix(out, x.dim(0), x.dim(1));
+  CheckAddend(x, add, out);
   switch (stream.device().type) {
     case DeviceType::kCpu:
-      return cpu::RmsNorm(stream.cpu(), x, weight, epsilon, out);
+      return cpu::RmsNorm(stream.cpu(), x, weight, epsilon, out, add);
     case DeviceType::kCuda:
-      return cuda::RmsNorm(stream.cuda(), x, weight, epsilon, out);
+      return cuda::RmsNorm(stream.cuda(), x, weight, epsilon, out, add);
   }
 }
 
@@ -183,18 +193,29 @@ void ApplyRope(const Stream& stream, const RopeTable& rope, const Tensor& positi
   }
 }
 
-void StoreKv(const Stream& stream, const Tensor& key, const Tensor& value,
-             const Tensor& slot_mapping, const KvSlot& slot) {
+void RotateAndStoreKv(const Stream& stream, const RopeTable& rope, const Tensor& positions,
+                      int head_dim, bool rotate_key, const Tensor& query, const Tensor& key,
+                      const Tensor& value, const Tensor& slot_mapping, const KvSlot& slot) {
+  CheckRope(rope, head_dim);
   CheckSlot(slot, key.dtype());
-  CheckMatrix(key, slot_mapping.dim(0), slot.key.dim(1) * slot.key.dim(3));
+  CHECK_EQ(slot.key.dim(3), head_dim);
+  CheckMatrix(key, positions.dim(0), slot.key.dim(1) * head_dim);
   CheckMatrix(value, key.dim(0), key.dim(1));
   CHECK(value.dtype() == key.dtype());
+  CheckVector(positions, DType::kInt32, key.dim(0));
   CheckVector(slot_mapping, DType::kInt32, key.dim(0));
+  if (!query.empty()) {
+    CheckMatrix(query, key.dim(0), query.dim(1));
+    CHECK(query.dtype() == key.dtype());
+    CHECK_EQ(query.dim(1) % head_dim, 0);
+  }
   switch (stream.device().type) {
     case DeviceType::kCpu:
-      return cpu::StoreKv(stream.cpu(), key, value, slot_mapping, slot);
+      return cpu::RotateAndStoreKv(stream.cpu(), rope, positions, head_dim, rotate_key, query, key,
+                                   value, slot_mapping, slot);
     case DeviceType::kCuda:
-      return cuda::StoreKv(stream.cuda(), key, value, slot_mapping, slot);
+      return cuda::RotateAndStoreKv(stream.cuda(), rope, positions, head_dim, rotate_key, query,
+                                    key, value, slot_mapping, slot);
   }
 }
 

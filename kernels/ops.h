@@ -27,14 +27,16 @@ void EmbeddingLookup(const Stream& stream, const Tensor& ids, const Tensor& tabl
 // out[t, i] = (x[t, i] - mean_t) / sqrt(var_t + epsilon) * weight[i] + bias[i], var over the row,
 // not corrected.  x: [num_tokens, hidden_size] float32; weight, bias: [hidden_size] float32;
 //   out: same shape, T (float32 may be x itself). Ba et al. 2016, arXiv:1607.06450.
+//   add: empty, or as x, float32: then x += add comes first and the sum, which x keeps, is normed;
+//   none of x, add and out may be another.
 void LayerNorm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
-               float epsilon, const Tensor& out);
+               float epsilon, const Tensor& out, const Tensor& add = {});
 
 // out[t, i] = x[t, i] / sqrt(mean_t(x^2) + epsilon) * weight[i].
 //   x: [num_tokens, hidden_size] float32; weight: [hidden_size] float32; out: same shape, T
-//   (float32 may be x itself). Zhang & Sennrich 2019, arXiv:1910.07467.
+//   (float32 may be x itself); add: as for LayerNorm. Zhang & Sennrich 2019, arXiv:1910.07467.
 void RmsNorm(const Stream& stream, const Tensor& x, const Tensor& weight, float epsilon,
-             const Tensor& out);
+             const Tensor& out, const Tensor& add = {});
 
 // The same over every head of x, in place: the norms of query and key (Henry et al. 2020,
 // arXiv:2010.04245) as Qwen3 has them.
@@ -76,8 +78,8 @@ struct RopeTable {
 };
 // f_j = base^(-2j / rotary_dim), rotary_dim / 2 of them, in float32 as Hugging Face computes them.
 std::vector<float> RopeFrequencies(double base, int rotary_dim);
-// Fills table.cos_sin from the frequencies f and the factor a. Angles are float32 as in Hugging
-// Face.
+// Fills table.cos_sin, which lies in host memory, from the frequencies f and the factor a. Angles
+// are float32 as in Hugging Face.
 void FillRopeTable(absl::Span<const float> frequencies, float attention_factor,
                    const RopeTable& table);
 
@@ -91,12 +93,16 @@ struct KvSlot {
   Tensor key;    // [num_blocks, num_kv_heads, block_size, head_dim] T
   Tensor value;  // the same
 };
-// Writes row t of key and value to block slot_mapping[t] / block_size, offset slot_mapping[t] %
-// block_size; nowhere when slot_mapping[t] is -1.
-//   key, value: [num_tokens, num_kv_heads * head_dim] T, rows may be strided; slot_mapping:
+// What an owner does between its projections and attention, in one pass: rotates every head of
+// query in place, as ApplyRope does, and writes row t of key (rotated if rotate_key) and value to
+// block slot_mapping[t] / block_size, offset slot_mapping[t] % block_size; nowhere when
+// slot_mapping[t] is -1. What key holds afterwards is not said.
+//   query: [num_tokens, num_heads * head_dim] T, or empty: no query is rotated; key, value:
+//   [num_tokens, num_kv_heads * head_dim] T; rows may be strided; positions, slot_mapping:
 //   [num_tokens] int32.
-void StoreKv(const Stream& stream, const Tensor& key, const Tensor& value,
-             const Tensor& slot_mapping, const KvSlot& slot);
+void RotateAndStoreKv(const Stream& stream, const RopeTable& rope, const Tensor& positions,
+                      int head_dim, bool rotate_key, const Tensor& query, const Tensor& key,
+                      const Tensor& value, const Tensor& slot_mapping, const KvSlot& slot);
 
 // The ragged batch of one step: sequence i's queries are rows [cu_seqlens_q[i], cu_seqlens_q[i+1]),
 // of which there may be none, and are the last of its context_lens[i] tokens, whose K and V are

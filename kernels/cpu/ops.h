@@ -9,9 +9,9 @@ namespace polystrate::cpu {
 void EmbeddingLookup(CpuContext& context, const Tensor& ids, const Tensor& table,
                      int32_t vocab_begin, const Tensor& out);
 void LayerNorm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
-               float epsilon, const Tensor& out);
+               float epsilon, const Tensor& out, const Tensor& add);
 void RmsNorm(CpuContext& context, const Tensor& x, const Tensor& weight, float epsilon,
-             const Tensor& out);
+             const Tensor& out, const Tensor& add);
 void HeadRmsNorm(CpuContext& context, const Tensor& weight, float epsilon, const Tensor& x);
 void GatedActivation(CpuContext& context, const Tensor& gate_up, Activation activation,
                      const Tensor& out);
@@ -20,8 +20,9 @@ void Gemm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tens
           const Tensor& out, const GemmOptions& options);
 void ApplyRope(CpuContext& context, const RopeTable& rope, const Tensor& positions, int head_dim,
                const Tensor& x);
-void StoreKv(CpuContext& context, const Tensor& key, const Tensor& value,
-             const Tensor& slot_mapping, const KvSlot& slot);
+void RotateAndStoreKv(CpuContext& context, const RopeTable& rope, const Tensor& positions,
+                      int head_dim, bool rotate_key, const Tensor& query, const Tensor& key,
+                      const Tensor& value, const Tensor& slot_mapping, const KvSlot& slot);
 void PagedAttention(CpuContext& context, const Tensor& query, const KvSlot& slot,
                     const AttentionBatch& batch, const AttentionOptions& options,
                     const Tensor& out);

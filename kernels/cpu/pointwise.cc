@@ -19,6 +19,12 @@ char* Row(const Tensor& x, int64_t row) {
   return static_cast<char*>(x.raw()) + row * x.row_stride() * SizeOf(x.dtype());
 }
 
+// Row t of x += row t of y, both float32.
+void AddRow(const CpuContext& context, const Tensor& y, int64_t t, const Tensor& x) {
+  context.kernels().add(reinterpret_cast<const float*>(Row(y, t)), x.dim(1),
+                        reinterpret_cast<float*>(Row(x, t)));
+}
+
 }  // namespace
 
 void EmbeddingLookup(CpuContext& context, const Tensor& ids, const Tensor& table,
@@ -37,12 +43,13 @@ void EmbeddingLookup(CpuContext& context, const Tensor& ids, const Tensor& table
 }
 
 void LayerNorm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
-               float epsilon, const Tensor& out) {
+               float epsilon, const Tensor& out, const Tensor& add) {
   const int64_t hidden_size = x.dim(1);
   const auto layer_norm = context.kernels(out.dtype()).layer_norm;
   ParallelForRanges(context, x.dim(0), RowsPerRange(hidden_size), x.num_elements(),
                     [&](int64_t begin, int64_t end, int) {
                       for (int64_t t = begin; t < end; ++t) {
+                        if (!add.empty()) AddRow(context, add, t, x);
                         layer_norm(reinterpret_cast<const float*>(Row(x, t)), weight.data<float>(),
                                    bias.data<float>(), hidden_size, epsilon, Row(out, t));
                       }
@@ -50,12 +57,13 @@ void LayerNorm(CpuContext& context, const Tensor& x, const Tensor& weight, const
 }
 
 void RmsNorm(CpuContext& context, const Tensor& x, const Tensor& weight, float epsilon,
-             const Tensor& out) {
+             const Tensor& out, const Tensor& add) {
   const int64_t hidden_size = x.dim(1);
   const auto rms_norm = context.kernels(out.dtype()).rms_norm;
   ParallelForRanges(context, x.dim(0), RowsPerRange(hidden_size), x.num_elements(),
                     [&](int64_t begin, int64_t end, int) {
                       for (int64_t t = begin; t < end; ++t) {
+                        if (!add.empty()) AddRow(context, add, t, x);
                         rms_norm(reinterpret_cast<const float*>(Row(x, t)), weight.data<float>(),
                                  hidden_size, epsilon, Row(out, t));
                       }
@@ -95,10 +103,7 @@ void GatedActivation(CpuContext& context, const Tensor& gate_up, Activation acti
 void AddInPlace(CpuContext& context, const Tensor& y, const Tensor& x) {
   ParallelForRanges(context, x.dim(0), RowsPerRange(x.dim(1)), x.num_elements(),
                     [&](int64_t begin, int64_t end, int) {
-                      for (int64_t t = begin; t < end; ++t) {
-                        context.kernels().add(reinterpret_cast<const float*>(Row(y, t)), x.dim(1),
-                                              reinterpret_cast<float*>(Row(x, t)));
-                      }
+                      for (int64_t t = begin; t < end; ++t) AddRow(context, y, t, x);
                     });
 }
 

@@ -21,6 +21,7 @@ void FillRopeTable(absl::Span<const float> frequencies, float attention_factor,
                    const RopeTable& table) {
   const int half = table.rotary_dim / 2;
   CHECK_EQ(frequencies.size(), static_cast<size_t>(half));
+  CHECK(table.cos_sin.device().type == DeviceType::kCpu);
   float* row = table.cos_sin.data<float>();
   for (int64_t position = 0; position < table.cos_sin.dim(0); ++position) {
     for (int j = 0; j < half; ++j) {
@@ -33,6 +34,34 @@ void FillRopeTable(absl::Span<const float> frequencies, float attention_factor,
 }
 
 namespace cpu {
+namespace {
+
+void StoreKv(const Tensor& key, const Tensor& value, const Tensor& slot_mapping,
+             const KvSlot& slot) {
+  const int64_t num_heads = slot.key.dim(1), block_size = slot.key.dim(2);
+  const int64_t element_bytes = SizeOf(key.dtype());
+  const int64_t head_bytes = slot.key.dim(3) * element_bytes;
+  // A few hundred bytes per token: not worth a team of threads.
+  for (int64_t t = 0; t < key.dim(0); ++t) {
+    const int64_t where = slot_mapping.data<int32_t>()[t];
+    if (where == -1) continue;
+    CHECK(where >= 0 && where < slot.key.dim(0) * block_size);
+    const int64_t row = where / block_size * num_heads * block_size + where % block_size;
+    for (int64_t h = 0; h < num_heads; ++h) {
+      const int64_t to = (row + h * block_size) * head_bytes;
+      const int64_t from = t * element_bytes;
+      std::memcpy(static_cast<char*>(slot.key.raw()) + to,
+                  static_cast<const char*>(key.raw()) + from * key.row_stride() + h * head_bytes,
+                  head_bytes);
+      std::memcpy(
+          static_cast<char*>(slot.value.raw()) + to,
+          static_cast<const char*>(value.raw()) + from * value.row_stride() + h * head_bytes,
+          head_bytes);
+    }
+  }
+}
+
+}  // namespace
 
 void ApplyRope(CpuContext& context, const RopeTable& rope, const Tensor& positions, int head_dim,
                const Tensor& x) {
@@ -55,28 +84,12 @@ void ApplyRope(CpuContext& context, const RopeTable& rope, const Tensor& positio
       });
 }
 
-void StoreKv(CpuContext&, const Tensor& key, const Tensor& value, const Tensor& slot_mapping,
-             const KvSlot& slot) {
-  const int64_t num_heads = slot.key.dim(1), block_size = slot.key.dim(2);
-  const int64_t element_bytes = SizeOf(key.dtype());
-  const int64_t head_bytes = slot.key.dim(3) * element_bytes;
-  // A few hundred bytes per token: not worth a team of threads.
-  for (int64_t t = 0; t < key.dim(0); ++t) {
-    const int64_t where = slot_mapping.data<int32_t>()[t];
-    CHECK(where >= 0 && where < slot.key.dim(0) * block_size);
-    const int64_t row = where / block_size * num_heads * block_size + where % block_size;
-    for (int64_t h = 0; h < num_heads; ++h) {
-      const int64_t to = (row + h * block_size) * head_bytes;
-      const int64_t from = t * element_bytes;
-      std::memcpy(static_cast<char*>(slot.key.raw()) + to,
-                  static_cast<const char*>(key.raw()) + from * key.row_stride() + h * head_bytes,
-                  head_bytes);
-      std::memcpy(
-          static_cast<char*>(slot.value.raw()) + to,
-          static_cast<const char*>(value.raw()) + from * value.row_stride() + h * head_bytes,
-          head_bytes);
-    }
-  }
+void RotateAndStoreKv(CpuContext& context, const RopeTable& rope, const Tensor& positions,
+                      int head_dim, bool rotate_key, const Tensor& query, const Tensor& key,
+                      const Tensor& value, const Tensor& slot_mapping, const KvSlot& slot) {
+  if (!query.empty()) ApplyRope(context, rope, positions, head_dim, query);
+  if (rotate_key) ApplyRope(context, rope, positions, head_dim, key);
+  StoreKv(key, value, slot_mapping, slot);
 }
 
 }  // namespace cpu

@@ -10,9 +10,9 @@ namespace polystrate::cuda {
 void EmbeddingLookup(CudaContext& context, const Tensor& ids, const Tensor& table,
                      int32_t vocab_begin, const Tensor& out);
 void LayerNorm(CudaContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
-               float epsilon, const Tensor& out);
+               float epsilon, const Tensor& out, const Tensor& add);
 void RmsNorm(CudaContext& context, const Tensor& x, const Tensor& weight, float epsilon,
-             const Tensor& out);
+             const Tensor& out, const Tensor& add);
 void HeadRmsNorm(CudaContext& context, const Tensor& weight, float epsilon, const Tensor& x);
 void GatedActivation(CudaContext& context, const Tensor& gate_up, Activation activation,
                      const Tensor& out);
@@ -21,8 +21,9 @@ void Gemm(CudaContext& context, const Tensor& x, const Tensor& weight, const Ten
           const Tensor& out, const GemmOptions& options);
 void ApplyRope(CudaContext& context, const RopeTable& rope, const Tensor& positions, int head_dim,
                const Tensor& x);
-void StoreKv(CudaContext& context, const Tensor& key, const Tensor& value,
-             const Tensor& slot_mapping, const KvSlot& slot);
+void RotateAndStoreKv(CudaContext& context, const RopeTable& rope, const Tensor& positions,
+                      int head_dim, bool rotate_key, const Tensor& query, const Tensor& key,
+                      const Tensor& value, const Tensor& slot_mapping, const KvSlot& slot);
 void PagedAttention(CudaContext& context, const Tensor& query, const KvSlot& slot,
                     const AttentionBatch& batch, const AttentionOptions& options,
                     const Tensor& out);

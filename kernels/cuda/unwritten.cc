@@ -15,10 +15,11 @@ namespace {
 void EmbeddingLookup(CudaContext&, const Tensor&, const Tensor&, int32_t, const Tensor&) {
   Unwritten("EmbeddingLookup");
 }
-void LayerNorm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, float, const Tensor&) {
+void LayerNorm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, float, const Tensor&,
+               const Tensor&) {
   Unwritten("LayerNorm");
 }
-void RmsNorm(CudaContext&, const Tensor&, const Tensor&, float, const Tensor&) {
+void RmsNorm(CudaContext&, const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) {
   Unwritten("RmsNorm");
 }
 void HeadRmsNorm(CudaContext&, const Tensor&, float, const Tensor&) { Unwritten("HeadRmsNorm"); }
@@ -33,8 +34,9 @@ void Gemm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const Tenso
 void ApplyRope(CudaContext&, const RopeTable&, const Tensor&, int, const Tensor&) {
   Unwritten("ApplyRope");
 }
-void StoreKv(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const KvSlot&) {
-  Unwritten("StoreKv");
+void RotateAndStoreKv(CudaContext&, const RopeTable&, const Tensor&, int, bool, const Tensor&,
+                      const Tensor&, const Tensor&, const Tensor&, const KvSlot&) {
+  Unwritten("RotateAndStoreKv");
 }
 void DecodeAttention(CudaContext&, const AttentionParams&) { Unwritten("DecodeAttention"); }
 void PrefillAttention(CudaContext&, const AttentionParams&) { Unwritten("PrefillAttention"); }

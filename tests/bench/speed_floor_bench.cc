@@ -87,9 +87,8 @@ class Model {
     const KvSlot slot = {*layer.key, *layer.value};
     LayerNorm(stream, hidden, *layer.norm_weight, *layer.norm_bias, 1e-5f, normed);
     TimedGemm(stream, normed, *layer.qkv, *layer.qkv_bias, qkv, {});
-    ApplyRope(stream, rope(), positions, kHeadDim, query);
-    ApplyRope(stream, rope(), positions, kHeadDim, key);
-    StoreKv(stream, key, value, positions, slot);
+    RotateAndStoreKv(stream, rope(), positions, kHeadDim, /*rotate_key=*/true, query, key, value,
+                     positions, slot);
     AttentionOptions options;
     options.head_dim = kHeadDim;
     options.scale = 0.125f;

@@ -41,7 +41,10 @@ TEST_P(AllocationTest, DecodeStepMakesNoObject) {
   table.reserve(kBatch * 82);
   for (int32_t i = 0; i < kBatch * 82; ++i) table.push_back(i % 82);
   const HostInts cu({0, 1, 2, 3}), lens({kContext, 20, 600}), tables(table, kBatch);
-  const HostInts slots({1299, 19, 599});
+  const HostInts slots({1299, 19, 599}), positions({1299, 19, 599});
+  const HostTensor cos_sin(DType::kFloat32, {kContext, 8});
+  const RopeTable rope{cos_sin.tensor(), 8};
+  FillRopeTable(RopeFrequencies(10000.0, 8), 1.0f, rope);
   AttentionOptions options;
   options.head_dim = 32;
   const std::vector<SampleRow> rows = {{.top_p = 0.9f}, {.top_k = 5}, {.temperature = 0.0f}};
@@ -51,8 +54,9 @@ TEST_P(AllocationTest, DecodeStepMakesNoObject) {
     LayerNorm(stream(), x.tensor(), norm.tensor(), norm.tensor(), 1e-5f, normed.tensor());
     Gemm(stream(), normed.tensor(), weight.tensor(), Tensor(), all);
     const KvSlot slot = {keys.tensor(), values.tensor()};
-    StoreKv(stream(), all.Columns(kHidden, kHidden), all.Columns(2 * kHidden, kHidden),
-            slots.tensor(), slot);
+    RotateAndStoreKv(stream(), rope, positions.tensor(), 32, /*rotate_key=*/true,
+                     all.Columns(0, kHidden), all.Columns(kHidden, kHidden),
+                     all.Columns(2 * kHidden, kHidden), slots.tensor(), slot);
     PagedAttention(stream(), all.Columns(0, kHidden), slot,
                    {cu.tensor(), lens.tensor(), tables.tensor()}, options, mixed.tensor());
     Gemm(stream(), mixed.tensor(), head.tensor(), Tensor(), logits.tensor());

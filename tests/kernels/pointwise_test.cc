@@ -72,6 +72,49 @@ TEST_P(PointwiseTest, RmsNormMatchesReference) {
   }
 }
 
+// x, weight, bias and an addend of a norm; twice the same from the same seed.
+struct NormInputs {
+  NormInputs(int64_t tokens, int64_t hidden, int64_t gap)
+      : x(HostTensor(DType::kFloat32, {tokens, hidden}, hidden + gap).FillNormal(random)),
+        add(HostTensor(DType::kFloat32, {tokens, hidden}, hidden + 2 * gap).FillNormal(random)),
+        weight(HostTensor(DType::kFloat32, {hidden}).FillNormal(random)),
+        bias(HostTensor(DType::kFloat32, {hidden}).FillNormal(random)) {}
+
+  Random random{10};
+  HostTensor x, add, weight, bias;
+};
+
+// The sum is AddInPlace's to the bit, and on the CPU so is its norm.
+TEST_P(PointwiseTest, NormsOfASumAreThoseAfterAddInPlace) {
+  for (int64_t tokens : {0, 1, 5, 67}) {
+    for (int64_t hidden : {1, 7, 33, 64, 768, 1031, 2052, 5120}) {
+      for (int64_t gap : {0, 5}) {
+        for (bool layer_norm : {true, false}) {
+          const NormInputs apart(tokens, hidden, gap), fused(tokens, hidden, gap);
+          const HostTensor expected(dtype(), {tokens, hidden}), out(dtype(), {tokens, hidden});
+          AddInPlace(stream(), apart.add.tensor(), apart.x.tensor());
+          if (layer_norm) {
+            LayerNorm(stream(), apart.x.tensor(), apart.weight.tensor(), apart.bias.tensor(), 1e-5f,
+                      expected.tensor());
+            LayerNorm(stream(), fused.x.tensor(), fused.weight.tensor(), fused.bias.tensor(), 1e-5f,
+                      out.tensor(), fused.add.tensor());
+          } else {
+            RmsNorm(stream(), apart.x.tensor(), apart.weight.tensor(), 1e-5f, expected.tensor());
+            RmsNorm(stream(), fused.x.tensor(), fused.weight.tensor(), 1e-5f, out.tensor(),
+                    fused.add.tensor());
+          }
+          EXPECT_EQ(fused.x.Values(), apart.x.Values());
+          EXPECT_EQ(out.Values(), expected.Values()) << tokens << " x " << hidden;
+          EXPECT_TRUE(out.MarginIntact() && fused.x.MarginIntact());
+          ExpectNear(layer_norm ? LayerNormReference(apart.x, apart.weight, apart.bias, 1e-5)
+                                : RmsNormReference(apart.x, apart.weight, 1e-5),
+                     out, dtype(), "hidden " + std::to_string(hidden), 4.0);
+        }
+      }
+    }
+  }
+}
+
 // Small rows, where epsilon counts, and a row of zeros.
 TEST_P(PointwiseTest, RmsNormInPlaceWithALargeEpsilon) {
   Random random(6);
