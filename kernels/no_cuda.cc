@@ -33,6 +33,8 @@ void StepGraph::Replay(const Stream&) const { WithoutCuda(); }
 
 namespace cuda {
 
+struct LibraryGemm::State {};
+LibraryGemm::~LibraryGemm() = default;
 UploadRing::~UploadRing() = default;
 int NumDevices() { return 0; }
 absl::StatusOr<void*> Allocate(int, int64_t) { return NoGpu(); }

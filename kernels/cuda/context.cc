@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int device) {
   CHECK_CUDA(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking));
   const Device place = {DeviceType::kCuda, device};
   ASSIGN_OR_RETURN(context->upload_ring_, cuda::UploadRing::Create(place, kUploadBytes));
-  context->library_gemm_ = std::make_unique<cuda::LibraryGemm>();
+  ASSIGN_OR_RETURN(context->library_gemm_, cuda::LibraryGemm::Create(place));
   return context;
 }
 

@@ -90,6 +90,34 @@ __device__ __forceinline__ uint4 LoadStreaming(const void* from) {
                : "l"(from));
   return v;
 }
+// The same; zeros when !valid, and `from` is then not read.
+__device__ __forceinline__ uint4 LoadStreaming(const void* from, bool valid) {
+  uint4 v = {0, 0, 0, 0};
+  asm volatile(
+      "{\n"
+      ".reg .pred valid;\n"
+      "setp.ne.u32 valid, %5, 0;\n"
+      "@valid ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(from), "r"(static_cast<uint32_t>(valid)));
+  return v;
+}
+
+// Kernels that overlap (LaunchEarly in launch.cuh; nothing before compute capability 9.0). The
+// first: a kernel behind this one may start once all thread blocks of this one have come here or
+// ended, where there is room. The second: until all kernels in front of this one have ended, and
+// what they wrote can be read.
+__device__ __forceinline__ void LetNextKernelStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void WaitForKernelBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 __device__ __forceinline__ float Exp2(float x) {
   float y;

@@ -27,10 +27,6 @@ void GatedActivation(CudaContext&, const Tensor&, Activation, const Tensor&) {
   Unwritten("GatedActivation");
 }
 void AddInPlace(CudaContext&, const Tensor&, const Tensor&) { Unwritten("AddInPlace"); }
-void Gemm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-          const GemmOptions&) {
-  Unwritten("Gemm");
-}
 void ApplyRope(CudaContext&, const RopeTable&, const Tensor&, int, const Tensor&) {
   Unwritten("ApplyRope");
 }

@@ -1,0 +1,216 @@
+// Few rows of bfloat16 or float16: the weights stream from memory into the tensor cores' registers.
+//
+// A warp multiplies tiles of 16 weight rows: the weights are the 16 x 16 operand of mma.m16n8k16,
+// the rows of x its columns, 8 at a time. The order of k within a product is free, so lane (group,
+// member) takes for its fragments what lies together in memory: 16 bytes of weight rows `group` and
+// `group` + 8, and the same 16 bytes of x. No shared memory, no shuffles on the way. The 8 warps of
+// a thread block share a tile's rows and split k among them; their sums meet in shared memory and
+// are added in the order of the warps. Nothing depends on the number of rows of x, on n, or on
+// chance.
+//
+// Grid: 2 thread blocks for each SM, all resident at once; block b has the weight rows [n b / grid,
+// n (b + 1) / grid), an equal share to within one row, which it goes through 16 at a time: what is
+// missing from its last tile is not loaded. So there are no waves, and no tail but that of unequal
+// SMs. Block: 256 threads. Static shared memory: 10 KB (20 KB above 8 rows).
+//
+// Bytes: n k 2 for the weights, once, which bounds it. x is read through L1 and L2, by every tile:
+// at 16 rows as many bytes as the weights, from L2. Under way for each SM: 2 blocks x 8 warps x 4
+// steps x 2 KB = 128 KB, where 4.8 TB/s x 1 us / 132 SMs = 36 KB would do: the rest is for the time
+// in which a warp multiplies and for SMs that are left alone with a tail.
+//
+// The kernel begins before the one in front of it has ended (LaunchEarly): its first 128 KB per SM
+// of weights are on their way by the time that x is there.
+//
+// Predicted for an H200 (4.8 TB/s, of which about 4.3 can be read), bfloat16, 1 row, launched
+// early within a graph, weights not in L2:
+//   n 4096,  k 4096:  33.6 MB:  7.8 us at 4.3 TB/s, plus 1 to 2 us of filling and draining
+//   n 11008, k 4096:  90.2 MB: 21.0 us at 4.3 TB/s, plus 1 to 2 us
+// Loads per SM and clock: 20 bytes; instructions issued: about a fifth of what an SM can.
+#include "kernels/cuda/epilogue.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/skinny_gemm.h"
+
+namespace polystrate::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kBlocksPerSm = 2;
+constexpr int kTileRows = 16;
+constexpr int kStep = 64;    // elements of k that a warp takes of each row at a time: 128 bytes
+constexpr int kDepth = 4;    // steps a warp has under way
+constexpr int kMinRows = 4;  // of a thread block, lest tiny products read x more than weights
+constexpr int kTokenTile = 8;
+constexpr int kPartialStride = 20;  // floats; 16 are used, no bank is met twice
+
+struct StreamTask {
+  const void* weight;  // [n, k]
+  const void* x;       // [num_tokens, k]
+  int64_t x_stride;
+  int64_t n;
+  int k;
+  int num_tokens;
+  int rounds;  // steps of every warp for a tile, a multiple of kDepth; the last may lie beyond k
+  Epilogue epilogue;
+};
+
+// The first element of k that this lane takes in its warp's first step of a row; in the step's
+// other half it takes what lies kStep / 2 further.
+__device__ __forceinline__ int FirstColumn() {
+  return static_cast<int>(threadIdx.x / 32 * kStep + threadIdx.x % 4 * 8);
+}
+__device__ __forceinline__ int Group() { return static_cast<int>(threadIdx.x % 32 / 4); }
+
+// Goes through a lane's weights: the steps of a tile, then the next tile's.
+template <typename T>
+class WeightReader {
+ public:
+  // Of rows [begin, end).
+  __device__ WeightReader(const StreamTask& task, int64_t begin, int64_t end)
+      : from_(static_cast<const T*>(task.weight) + (begin + Group()) * task.k + FirstColumn()),
+        rows_left_(static_cast<int>(end - begin) - Group()),
+        column_(FirstColumn()) {}
+
+  // w[2 half + i]: 16 bytes of tile row `group` + 8 i.
+  __device__ __forceinline__ void Next(const StreamTask& task, uint4 (&w)[4]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool in_row = column_ + half * (kStep / 2) < task.k;
+      const T* low = from_ + half * (kStep / 2);
+      w[2 * half] = LoadStreaming(low, in_row && rows_left_ > 0);
+      w[2 * half + 1] =
+          LoadStreaming(low + static_cast<int64_t>(8) * task.k, in_row && rows_left_ > 8);
+    }
+    from_ += kWarps * kStep;
+    column_ += kWarps * kStep;
+    if (column_ >= task.rounds * kWarps * kStep) NextTile(task);
+  }
+
+ private:
+  __device__ __forceinline__ void NextTile(const StreamTask& task) {
+    from_ += static_cast<int64_t>(kTileRows) * task.k - task.rounds * kWarps * kStep;
+    column_ = FirstColumn();
+    rows_left_ -= kTileRows;
+  }
+
+  const T* from_;
+  int rows_left_;  // from this lane's first row of the tile on
+  int column_;
+};
+
+// sums[tile] += (16 weight rows) (8 rows of x), over one step of k. x_lane: where this lane's
+// values of its first row of x begin.
+template <typename T, int kTokenTiles>
+__device__ __forceinline__ void Multiply(const StreamTask& task, const T* x_lane, int round,
+                                         const uint4 (&w)[4], float (&sums)[kTokenTiles][4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int offset = round * kWarps * kStep + half * (kStep / 2);
+    const bool in_row = FirstColumn() + offset < task.k;
+    const uint4 low = w[2 * half], high = w[2 * half + 1];
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+      uint4 x = {0, 0, 0, 0};
+      if (in_row && tile * kTokenTile + Group() < task.num_tokens) {
+        x = *reinterpret_cast<const uint4*>(x_lane + tile * kTokenTile * task.x_stride + offset);
+      }
+      Mma16816<T>(sums[tile], {low.x, high.x, low.y, high.y}, {x.x, x.y});
+      Mma16816<T>(sums[tile], {low.z, high.z, low.w, high.w}, {x.z, x.w});
+    }
+  }
+}
+
+template <int kTokenTiles>
+using Partials = float[kWarps][kTokenTiles * kTokenTile][kPartialStride];
+
+// The warps' sums of the tile at `row` become results. One barrier; the partials are free again
+// after the next one.
+template <int kTokenTiles>
+__device__ __forceinline__ void FinishTile(const StreamTask& task, int64_t row, int64_t end,
+                                           const float (&sums)[kTokenTiles][4],
+                                           Partials<kTokenTiles>& partials) {
+  const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, member = threadIdx.x % 4;
+#pragma unroll
+  for (int tile = 0; tile < kTokenTiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      partials[warp][tile * kTokenTile + 2 * member + i % 2][group + 8 * (i / 2)] = sums[tile][i];
+    }
+  }
+  __syncthreads();
+  const int token = threadIdx.x / kTileRows, tile_row = threadIdx.x % kTileRows;
+  if (token >= task.num_tokens || row + tile_row >= end) return;
+  float sum = 0.0f;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) sum += partials[w][token][tile_row];
+  Finish(task.epilogue, token, row + tile_row, sum);
+}
+
+template <typename T, int kTokenTiles>
+__global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm) StreamGemmKernel(StreamTask task) {
+  __shared__ Partials<kTokenTiles> partials[2];
+  LetNextKernelStart();
+  const int64_t begin = task.n * blockIdx.x / gridDim.x;
+  const int64_t end = task.n * (blockIdx.x + 1) / gridDim.x;
+  WeightReader<T> weights(task, begin, end);
+  uint4 w[kDepth][4];
+#pragma unroll
+  for (int i = 0; i < kDepth; ++i) weights.Next(task, w[i]);
+  WaitForKernelBefore();
+  const T* x_lane = static_cast<const T*>(task.x) + Group() * task.x_stride + FirstColumn();
+  int buffer = 0;
+  for (int64_t row = begin; row < end; row += kTileRows) {
+    float sums[kTokenTiles][4] = {};
+    for (int round = 0; round < task.rounds; round += kDepth) {
+#pragma unroll
+      for (int i = 0; i < kDepth; ++i) {
+        Multiply<T, kTokenTiles>(task, x_lane, round + i, w[i], sums);
+        weights.Next(task, w[i]);
+      }
+    }
+    FinishTile<kTokenTiles>(task, row, end, sums, partials[buffer]);
+    buffer ^= 1;
+  }
+}
+
+template <typename T>
+void Start(const CudaContext& context, const StreamTask& task) {
+  const int64_t blocks = std::min<int64_t>(kBlocksPerSm * context.properties().num_sms,
+                                           (task.n + kMinRows - 1) / kMinRows);
+  const auto kernel =
+      task.num_tokens <= kTokenTile ? StreamGemmKernel<T, 1> : StreamGemmKernel<T, 2>;
+  LaunchEarly(context, kernel, static_cast<unsigned>(blocks), kWarps * 32, 0, task);
+}
+
+bool InSteps(const Tensor& x) {
+  return reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0 && x.row_stride() % 8 == 0;
+}
+
+}  // namespace
+
+bool StreamGemm(const CudaContext& context, const Tensor& x, const Tensor& weight,
+                const Tensor& bias, const Tensor& out, const GemmOptions& options) {
+  const int64_t k = weight.dim(1);
+  CHECK_LE(k, int64_t{1} << 30);
+  if (SizeOf(x.dtype()) != 2 || k == 0 || k % 8 != 0 || !InSteps(x) || !InSteps(weight)) {
+    return false;
+  }
+  constexpr int64_t kRound = kWarps * kStep * kDepth;
+  StreamTask task;
+  task.weight = weight.raw();
+  task.x = x.raw();
+  task.x_stride = x.row_stride();
+  task.n = weight.dim(0);
+  task.k = static_cast<int>(k);
+  task.num_tokens = static_cast<int>(x.dim(0));
+  task.rounds = static_cast<int>((k + kRound - 1) / kRound) * kDepth;
+  task.epilogue = EpilogueOf(bias, out, options);
+  if (x.dtype() == DType::kBFloat16) {
+    Start<__nv_bfloat16>(context, task);
+  } else {
+    Start<__half>(context, task);
+  }
+  return true;
+}
+
+}  // namespace polystrate::cuda
