@@ -50,5 +50,7 @@ void DecodeAttention(CudaContext& context, const AttentionParams& params);
 
 // Computes the sequences that have two queries or more; what the others' rows of `out` hold stays.
 void PrefillAttention(CudaContext& context, const AttentionParams& params);
+// The same for every shape and type, without tensor cores.
+void PlainPrefillAttention(CudaContext& context, const AttentionParams& params);
 
 }  // namespace polystrate::cuda

@@ -35,7 +35,6 @@ void RotateAndStoreKv(CudaContext&, const RopeTable&, const Tensor&, int, bool, 
   Unwritten("RotateAndStoreKv");
 }
 void DecodeAttention(CudaContext&, const AttentionParams&) { Unwritten("DecodeAttention"); }
-void PrefillAttention(CudaContext&, const AttentionParams&) { Unwritten("PrefillAttention"); }
 void ConcatColumns(CudaContext&, const Tensor&, const Tensor&) { Unwritten("ConcatColumns"); }
 void Sample(CudaContext&, const Tensor&, int64_t, absl::Span<const SampleRow>,
             absl::Span<SampleResult>, const SampleLists&) {
