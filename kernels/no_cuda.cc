@@ -6,6 +6,7 @@
 #include "kernels/cuda/events.h"
 #include "kernels/cuda/graph_recorder.h"
 #include "kernels/cuda/library_gemm.h"
+#include "kernels/cuda/limits.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/upload_ring.h"
@@ -49,6 +50,13 @@ void DestroyEvent(CUevent_st*) { WithoutCuda(); }
 void RecordEvent(CUevent_st*, CUstream_st*) { WithoutCuda(); }
 bool EventPassed(CUevent_st*) { WithoutCuda(); }
 void WaitForEvent(CUstream_st*, CUevent_st*) { WithoutCuda(); }
+
+void ReadSweep(const CudaContext&, const void*, int64_t, uint32_t*) { WithoutCuda(); }
+void CopySweep(const CudaContext&, const void*, void*, int64_t) { WithoutCuda(); }
+std::vector<double> TimeEach(const CudaContext&, int, const std::function<void()>&,
+                             const std::function<void()>&) {
+  WithoutCuda();
+}
 
 void EmbeddingLookup(CudaContext&, const Tensor&, const Tensor&, int32_t, const Tensor&) {
   WithoutCuda();
