@@ -90,14 +90,15 @@ __device__ __forceinline__ uint4 LoadStreaming(const void* from) {
                : "l"(from));
   return v;
 }
-// The same; zeros when !valid, and `from` is then not read.
+// The same; zeros when !valid, and `from` is then not read. Stays in front of a WaitForKernelBefore
+// that comes later, as loads marked "nc" do not.
 __device__ __forceinline__ uint4 LoadStreaming(const void* from, bool valid) {
   uint4 v = {0, 0, 0, 0};
   asm volatile(
       "{\n"
       ".reg .pred valid;\n"
       "setp.ne.u32 valid, %5, 0;\n"
-      "@valid ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "@valid ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];\n"
       "}"
       : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
       : "l"(from), "r"(static_cast<uint32_t>(valid)));
