@@ -58,25 +58,24 @@ uint32_t AlignmentOf(const Tensor& x) {
 
 // A product as cuBLASLt sees it.
 struct Problem {
-  Tensor x, weight, out;
+  Tensor x, weight, bias, out;  // an empty bias is not added
   bool accumulate;
-  bool add_bias;
 };
 
 // m, n, k, x stride, out stride, then everything else packed.
 using Key = std::array<int64_t, 6>;
 
 Key KeyOf(const Problem& p) {
-  const int64_t alignments =
-      AlignmentOf(p.x) | AlignmentOf(p.weight) << 9 | AlignmentOf(p.out) << 18;
+  const int64_t alignments = AlignmentOf(p.x) | AlignmentOf(p.weight) << 9 |
+                             AlignmentOf(p.out) << 18 |
+                             static_cast<int64_t>(p.bias.empty() ? 0 : AlignmentOf(p.bias)) << 27;
   return {p.x.dim(0),
           p.weight.dim(0),
           p.weight.dim(1),
           p.x.row_stride(),
           p.out.row_stride(),
           static_cast<int64_t>(p.x.dtype()) | static_cast<int64_t>(p.out.dtype()) << 4 |
-              static_cast<int64_t>(p.accumulate) << 8 | static_cast<int64_t>(p.add_bias) << 9 |
-              alignments << 10};
+              static_cast<int64_t>(p.accumulate) << 8 | alignments << 9};
 }
 
 template <typename Value>
@@ -102,15 +101,16 @@ Layout TransposedLayout(const Tensor& x) {
   return Layout(layout);
 }
 
-Operation MakeOperation(bool add_bias) {
+Operation MakeOperation(const Tensor& bias) {
   cublasLtMatmulDesc_t desc = nullptr;
   Check(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F),
         "cublasLtMatmulDescCreate");
   Operation operation(desc);
   Set(operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
-  if (add_bias) {
+  if (!bias.empty()) {
     Set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     Set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
+    Set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.raw());
   }
   return operation;
 }
@@ -141,7 +141,7 @@ struct Entry {
 Entry MakeEntry(cublasLtHandle_t handle, const Problem& p, const Key& key) {
   Entry entry;
   entry.key = key;
-  entry.operation = MakeOperation(p.add_bias);
+  entry.operation = MakeOperation(p.bias);
   entry.weight = TransposedLayout(p.weight);
   entry.x = TransposedLayout(p.x);
   entry.out = TransposedLayout(p.out);
@@ -201,12 +201,13 @@ absl::StatusOr<std::unique_ptr<LibraryGemm>> LibraryGemm::Create(Device device) 
 LibraryGemm::Done LibraryGemm::Run(const CudaContext& context, const Tensor& x,
                                    const Tensor& weight, const Tensor& bias, const Tensor& out,
                                    bool accumulate) {
-  const bool add_bias =
+  const bool can_add =
       !bias.empty() && out.dtype() == DType::kFloat32 && AlignmentOf(bias) >= kBiasAlignment;
-  Entry* entry = &state_->Find(context, {x, weight, out, accumulate, add_bias});
-  const bool bias_added = add_bias && entry->usable;
-  if (add_bias && !entry->usable) {
-    entry = &state_->Find(context, {x, weight, out, accumulate, /*add_bias=*/false});
+  const Tensor added = can_add ? bias : Tensor();
+  Entry* entry = &state_->Find(context, {x, weight, added, out, accumulate});
+  const bool bias_added = can_add && entry->usable;
+  if (can_add && !entry->usable) {
+    entry = &state_->Find(context, {x, weight, Tensor(), out, accumulate});
   }
   if (!entry->usable) return Done::kNothing;
   if (bias_added) Set(entry->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.raw());
