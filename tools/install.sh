@@ -5,7 +5,7 @@
 set -euo pipefail
 
 packages=(
-  ca-certificates cmake ninja-build g++ ccache python3 procps clang-format
+  ca-certificates cmake ninja-build g++ ccache python3 procps xz-utils clang-format
   libopenmpi-dev openmpi-bin openssh-client
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
   libdnnl-dev ocl-icd-opencl-dev opencl-c-headers  # oneDNN's CMake config asks for OpenCL
