@@ -83,9 +83,12 @@ class Problem {
     options.query_head_phase = shape_.phase;
     options.scale = scale();
     options.rotate_keys = shape_.rotary_dim > 0 ? &table : nullptr;
-    PagedAttention(stream, query, slot(),
-                   {cu_seqlens.tensor(), context_lens.tensor(), block_tables.tensor()}, options,
-                   out);
+    AttentionBatch batch = {cu_seqlens.tensor(), context_lens.tensor(), block_tables.tensor()};
+    for (size_t i = 0; i < lens.size(); ++i) {
+      batch.max_seqlen_q = std::max<int64_t>(batch.max_seqlen_q, cu[i + 1] - cu[i]);
+      batch.max_context_len = std::max<int64_t>(batch.max_context_len, lens[i]);
+    }
+    PagedAttention(stream, query, slot(), batch, options, out);
   }
 
   const std::vector<int32_t>& block_tables() const { return block_tables_; }
@@ -323,10 +326,8 @@ TEST_P(AttentionTest, IndependentOfThreadsAndBatch) {
   const AttentionShape shape = {.head_dim = 32, .sequences = {{1, 1300}, {40, 90}, {1, 40}}};
   const Problem problem(shape, dtype(), 4);
   const std::vector<double> together = problem.Run(stream(), dtype()).Values();
-  Stream other = Stream::Cpu(3 - num_threads());
-  other.cpu().UseIsa(isa());
-  other.cpu().SetMinParallelWork(0);
-  EXPECT_EQ(together, problem.Run(other, dtype()).Values());
+  const std::optional<Stream> other = MakeStream(3 - num_threads());
+  EXPECT_EQ(together, problem.Run(*other, dtype()).Values());
   HostTensor last(dtype(), {1, 4 * 32});
   const auto& tables = problem.block_tables();
   problem.RunBatch(stream(), problem.query().tensor().Rows(41, 1), {0, 1}, {40},
@@ -357,7 +358,8 @@ TEST_P(AttentionTest, EmptyBatch) {
   Check({.sequences = {{0, 0}, {0, 3}}});
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, AttentionTest, AllKernelCases(), KernelCaseName);
+INSTANTIATE_TEST_SUITE_P(Kernels, AttentionTest, ::testing::ValuesIn(AllKernelCases()),
+                         KernelCaseName);
 
 }  // namespace
 }  // namespace polystrate::testing

@@ -99,7 +99,7 @@ TEST_P(GemmTest, NanStaysInItsRow) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, GemmTest, AllKernelCases(), KernelCaseName);
+INSTANTIATE_TEST_SUITE_P(Kernels, GemmTest, ::testing::ValuesIn(AllKernelCases()), KernelCaseName);
 
 }  // namespace
 }  // namespace polystrate::testing

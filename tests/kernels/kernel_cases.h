@@ -4,8 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "kernels/cpu/context.h"
@@ -15,35 +16,88 @@
 
 namespace polystrate::testing {
 
-// Storage type, instruction set, number of threads.
-using KernelCase = std::tuple<DType, cpu::Isa, int>;
+// Storage type, and where the operator runs.
+struct KernelCase {
+  DType dtype = DType::kFloat32;
+  Device device;
+  cpu::Isa isa = cpu::Isa::kAvx2;  // this and the next: of a CPU
+  int num_threads = 1;
+};
 
-inline auto AllKernelCases() {
-  return ::testing::Combine(::testing::Values(DType::kFloat32, DType::kBFloat16),
-                            ::testing::Values(cpu::Isa::kAvx2, cpu::Isa::kAvx512Bf16),
-                            ::testing::Values(1, 2));
+inline std::vector<KernelCase> CpuKernelCases(const std::vector<DType>& dtypes,
+                                              const std::vector<int>& thread_counts) {
+  std::vector<KernelCase> cases;
+  for (DType dtype : dtypes) {
+    for (cpu::Isa isa : {cpu::Isa::kAvx2, cpu::Isa::kAvx512Bf16}) {
+      for (int num_threads : thread_counts) cases.push_back({dtype, Device{}, isa, num_threads});
+    }
+  }
+  return cases;
 }
 
+inline std::vector<KernelCase> CpuKernelCases() {
+  return CpuKernelCases({DType::kFloat32, DType::kBFloat16}, {1, 2});
+}
+
+// Only GPUs compute with float16.
+inline std::vector<KernelCase> AllKernelCases() {
+  std::vector<KernelCase> cases = CpuKernelCases();
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    cases.push_back({dtype, {DeviceType::kCuda, 0}});
+  }
+  return cases;
+}
+
+// Of operators on float32 alone.
+inline std::vector<KernelCase> Float32KernelCases(int num_threads) {
+  std::vector<KernelCase> cases = CpuKernelCases({DType::kFloat32}, {num_threads});
+  cases.push_back({DType::kFloat32, {DeviceType::kCuda, 0}});
+  return cases;
+}
+
+inline std::string CaseName(const KernelCase& c) {
+  const std::string dtype = Name(c.dtype);
+  if (c.device.type == DeviceType::kCuda) return dtype + "_cuda";
+  return dtype + (c.isa == cpu::Isa::kAvx2 ? "_avx2_" : "_avx512_") +
+         std::to_string(c.num_threads) + "threads";
+}
 inline std::string KernelCaseName(const ::testing::TestParamInfo<KernelCase>& info) {
-  return std::string(Name(std::get<0>(info.param))) +
-         (std::get<1>(info.param) == cpu::Isa::kAvx2 ? "_avx2_" : "_avx512_") +
-         std::to_string(std::get<2>(info.param)) + "threads";
+  return CaseName(info.param);
 }
+inline void PrintTo(const KernelCase& c, std::ostream* out) { *out << CaseName(c); }
+
+// Operators have finished when they return, on GPUs too, so that tests may look at what they wrote.
+inline const bool kLaunchesBlock = setenv("CUDA_LAUNCH_BLOCKING", "1", 1) == 0;
 
 class KernelTest : public ::testing::TestWithParam<KernelCase> {
  protected:
   void SetUp() override {
-    if (!cpu::Supports(isa())) GTEST_SKIP() << "this processor lacks the instruction set";
-    stream_.cpu().UseIsa(isa());
-    stream_.cpu().SetMinParallelWork(0);
+    stream_ = MakeStream(num_threads());
+    if (!stream_.has_value()) {
+      GTEST_SKIP() << (on_gpu() ? "no GPU" : "this processor lacks the instruction set");
+    }
   }
-  DType dtype() const { return std::get<0>(GetParam()); }
-  cpu::Isa isa() const { return std::get<1>(GetParam()); }
-  int num_threads() const { return std::get<2>(GetParam()); }
-  const Stream& stream() const { return stream_; }
+
+  // Of this case's device, with as many threads if it is a CPU; nothing where there is none.
+  std::optional<Stream> MakeStream(int num_threads) const {
+    if (on_gpu()) {
+      if (NumCudaDevices() == 0) return std::nullopt;
+      return *Stream::Cuda(GetParam().device.index);
+    }
+    if (!cpu::Supports(GetParam().isa)) return std::nullopt;
+    Stream stream = Stream::Cpu(num_threads);
+    stream.cpu().UseIsa(GetParam().isa);
+    stream.cpu().SetMinParallelWork(0);
+    return stream;
+  }
+
+  DType dtype() const { return GetParam().dtype; }
+  bool on_gpu() const { return GetParam().device.type == DeviceType::kCuda; }
+  int num_threads() const { return GetParam().num_threads; }
+  const Stream& stream() const { return *stream_; }
 
  private:
-  Stream stream_ = Stream::Cpu(std::get<2>(GetParam()));
+  std::optional<Stream> stream_;
 };
 
 // `magnitude`: typical size of the expected values, which scales the absolute tolerance.

@@ -18,14 +18,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Sums of float32 weights against float64.
 constexpr double kTolerance = 1e-5;
 
-class PenaltiesTest : public ::testing::TestWithParam<cpu::Isa> {
+class PenaltiesTest : public KernelTest {
  protected:
-  void SetUp() override {
-    if (!cpu::Supports(GetParam())) GTEST_SKIP() << "this processor lacks the instruction set";
-    stream_.cpu().UseIsa(GetParam());
-    stream_.cpu().SetMinParallelWork(0);
-  }
-
   // All rows in one call, their lists one behind the other; what stood in the results before must
   // not matter, and the logits stay as they are.
   std::vector<SampleResult> SampleAll(const std::vector<SampleCase>& cases) const {
@@ -49,15 +43,14 @@ class PenaltiesTest : public ::testing::TestWithParam<cpu::Isa> {
     SampleResult poison;
     poison.token_id = poison.rank = -7;
     poison.candidates.fill({-7, -7.0f});
-    std::vector<SampleResult> results(n, poison);
-    Sample(stream_, logits.tensor(), vocab, rows, absl::MakeSpan(results), {history, biases});
+    const HostArray<SampleResult> results(n, poison);
+    Sample(stream(), logits.tensor(), vocab, rows, results.span(), {history, biases});
+    stream().Synchronize();
     const std::vector<double> after = logits.Values();
     EXPECT_EQ(std::memcmp(before.data(), after.data(), before.size() * sizeof(double)), 0);
-    return results;
+    return {results.data(), results.data() + results.size()};
   }
   SampleResult SampleOne(const SampleCase& c) const { return SampleAll({c})[0]; }
-
-  Stream stream_ = Stream::Cpu(2);
 };
 
 // Every parameter at random, each often off.
@@ -130,9 +123,12 @@ TEST_P(PenaltiesTest, TellsOfTheLogitsAsTheyCame) {
       c.biases = {{0, 50.0f}};
       const SampleResult result = SampleOne(c);
       const ScoreRow asked{result.token_id, std::max(count, 0)};
-      ScoreResult scored;
-      const Tensor logits(c.logits.data(), DType::kFloat32, Device{}, {1, vocab});
-      Score(stream_, logits, vocab, {&asked, 1}, {&scored, 1});
+      const HostArray<ScoreResult> scores(1);
+      const HostArray<float> values(c.logits);
+      const Tensor logits(values.data(), DType::kFloat32, Device{}, {1, vocab});
+      Score(stream(), logits, vocab, {&asked, 1}, scores.span());
+      stream().Synchronize();
+      const ScoreResult& scored = scores[0];
       EXPECT_EQ(result.logprob, scored.logprob);
       EXPECT_EQ(result.rank, count == kLogProbOnly ? 0 : scored.rank);
       for (int i = 0; i < kMaxCandidates; ++i) {
@@ -233,12 +229,8 @@ TEST_P(PenaltiesTest, MinPIsOfTheLikeliest) {
   EXPECT_EQ(drawn(1.0f), (std::vector<bool>{true, false, false, true}));
 }
 
-std::string IsaName(const ::testing::TestParamInfo<cpu::Isa>& info) {
-  return info.param == cpu::Isa::kAvx2 ? "avx2" : "avx512";
-}
-
-INSTANTIATE_TEST_SUITE_P(Kernels, PenaltiesTest,
-                         ::testing::Values(cpu::Isa::kAvx2, cpu::Isa::kAvx512Bf16), IsaName);
+INSTANTIATE_TEST_SUITE_P(Kernels, PenaltiesTest, ::testing::ValuesIn(Float32KernelCases(2)),
+                         KernelCaseName);
 
 }  // namespace
 }  // namespace polystrate::testing

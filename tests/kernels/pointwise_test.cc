@@ -211,7 +211,8 @@ TEST_P(PointwiseTest, ActivationsOverTheWholeRange) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, PointwiseTest, AllKernelCases(), KernelCaseName);
+INSTANTIATE_TEST_SUITE_P(Kernels, PointwiseTest, ::testing::ValuesIn(AllKernelCases()),
+                         KernelCaseName);
 
 }  // namespace
 }  // namespace polystrate::testing

@@ -158,7 +158,7 @@ TEST_P(RopeTest, StoresNothingOfNoTokens) {
   for (double value : keys.Values()) EXPECT_TRUE(std::isnan(value));
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, RopeTest, AllKernelCases(), KernelCaseName);
+INSTANTIATE_TEST_SUITE_P(Kernels, RopeTest, ::testing::ValuesIn(AllKernelCases()), KernelCaseName);
 
 }  // namespace
 }  // namespace polystrate::testing

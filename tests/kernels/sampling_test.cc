@@ -24,22 +24,24 @@ TEST(PhiloxTest, KnownAnswers) {
       (Block{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
-class SamplingTest : public ::testing::TestWithParam<cpu::Isa> {
+class SamplingTest : public KernelTest {
  protected:
-  void SetUp() override {
-    if (!cpu::Supports(GetParam())) GTEST_SKIP() << "this processor lacks the instruction set";
-    stream_.cpu().UseIsa(GetParam());
-  }
-  const Stream& stream() const { return stream_; }
-
   // One row, with NaN in the padding behind vocab_size.
   SampleResult SampleOne(std::vector<float> logits, const SampleRow& row) {
     const int64_t vocab_size = static_cast<int64_t>(logits.size());
     logits.resize(logits.size() + 3, kNan);
-    SampleResult result;
-    const Tensor tensor(logits.data(), DType::kFloat32, Device{}, {1, vocab_size + 3});
-    Sample(stream(), tensor, vocab_size, {&row, 1}, {&result, 1});
-    return result;
+    const HostArray<float> values(logits);
+    const Tensor tensor(values.data(), DType::kFloat32, Device{}, {1, vocab_size + 3});
+    return SampleRows(stream(), tensor, vocab_size, {row})[0];
+  }
+
+  static std::vector<SampleResult> SampleRows(const Stream& stream, const Tensor& logits,
+                                              int64_t vocab_size,
+                                              const std::vector<SampleRow>& rows) {
+    const HostArray<SampleResult> results(static_cast<int64_t>(rows.size()));
+    Sample(stream, logits, vocab_size, rows, results.span());
+    stream.Synchronize();
+    return {results.data(), results.data() + results.size()};
   }
 
   // How often each id is drawn over `draws` positions.
@@ -69,9 +71,6 @@ class SamplingTest : public ::testing::TestWithParam<cpu::Isa> {
     }
     return freedom == 0 ? 0.0 : chi_square / freedom;
   }
-
- private:
-  Stream stream_ = Stream::Cpu(1);
 };
 
 std::vector<float> LogitsOf(const std::vector<double>& probabilities) {
@@ -200,14 +199,11 @@ TEST_P(SamplingTest, ADrawDependsOnSeedPositionAndLogitsAlone) {
                     .seed = 1000 + i,
                     .position = i * i});
   }
-  std::vector<SampleResult> together(kRows);
-  Stream two = Stream::Cpu(2);
-  two.cpu().UseIsa(GetParam());
-  two.cpu().SetMinParallelWork(0);
-  Sample(two, logits.tensor(), kVocab, rows, absl::MakeSpan(together));
+  const std::optional<Stream> two = MakeStream(2);
+  const std::vector<SampleResult> together = SampleRows(*two, logits.tensor(), kVocab, rows);
   for (int64_t i = 0; i < kRows; ++i) {
-    SampleResult alone;
-    Sample(stream(), logits.tensor().Rows(i, 1), kVocab, {&rows[i], 1}, {&alone, 1});
+    const SampleResult alone =
+        SampleRows(stream(), logits.tensor().Rows(i, 1), kVocab, {rows[i]})[0];
     EXPECT_EQ(alone.token_id, together[i].token_id);
     EXPECT_EQ(alone.logprob, together[i].logprob);
   }
@@ -225,12 +221,8 @@ TEST_P(SamplingTest, ADrawDependsOnSeedPositionAndLogitsAlone) {
   EXPECT_GE(changed_position, 18);
 }
 
-std::string IsaName(const ::testing::TestParamInfo<cpu::Isa>& info) {
-  return info.param == cpu::Isa::kAvx2 ? "avx2" : "avx512";
-}
-
-INSTANTIATE_TEST_SUITE_P(Kernels, SamplingTest,
-                         ::testing::Values(cpu::Isa::kAvx2, cpu::Isa::kAvx512Bf16), IsaName);
+INSTANTIATE_TEST_SUITE_P(Kernels, SamplingTest, ::testing::ValuesIn(Float32KernelCases(1)),
+                         KernelCaseName);
 
 }  // namespace
 }  // namespace polystrate::testing

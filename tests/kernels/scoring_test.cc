@@ -14,25 +14,18 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // exp and its sum in float32, then one rounding of a log-probability of size ten.
 constexpr double kTolerance = 4e-6;
 
-class ScoringTest : public ::testing::TestWithParam<cpu::Isa> {
+class ScoringTest : public KernelTest {
  protected:
-  void SetUp() override {
-    if (!cpu::Supports(GetParam())) GTEST_SKIP() << "this processor lacks the instruction set";
-    stream_.cpu().UseIsa(GetParam());
-    stream_.cpu().SetMinParallelWork(0);
-  }
-
   // What stood in the results before must not matter.
   std::vector<ScoreResult> ScoreRows(const HostTensor& logits, int64_t vocab_size,
                                      const std::vector<ScoreRow>& rows) const {
     ScoreResult poison{.logprob = -7.0f, .rank = -7};
     poison.candidates.fill({-7, -7.0f});
-    std::vector<ScoreResult> results(rows.size(), poison);
-    Score(stream_, logits.tensor(), vocab_size, rows, absl::MakeSpan(results));
-    return results;
+    const HostArray<ScoreResult> results(static_cast<int64_t>(rows.size()), poison);
+    Score(stream(), logits.tensor(), vocab_size, rows, results.span());
+    stream().Synchronize();
+    return {results.data(), results.data() + results.size()};
   }
-
-  Stream stream_ = Stream::Cpu(2);
 };
 
 void ExpectMatchesReference(const HostTensor& logits, int64_t row, int64_t vocab_size,
@@ -87,10 +80,11 @@ TEST_P(ScoringTest, AmongEqualsTheLowestIdComesFirst) {
     const ScoreRow row{target, kMaxCandidates};
     const ScoreResult result = ScoreRows(logits, kVocab, {row})[0];
     ExpectMatchesReference(logits, 0, kVocab, row, result);
-    SampleResult greedy;
+    const HostArray<SampleResult> greedy(1);
     const SampleRow argmax{.temperature = 0.0f};
-    Sample(stream_, logits.tensor(), kVocab, {&argmax, 1}, {&greedy, 1});
-    EXPECT_EQ(result.rank == 1, greedy.token_id == target);
+    Sample(stream(), logits.tensor(), kVocab, {&argmax, 1}, greedy.span());
+    stream().Synchronize();
+    EXPECT_EQ(result.rank == 1, greedy[0].token_id == target);
     first_ranks += result.rank == 1 ? 1 : 0;
   }
   EXPECT_EQ(first_ranks, 1);
@@ -130,12 +124,8 @@ TEST_P(ScoringTest, RowsWithoutADistribution) {
   }
 }
 
-std::string IsaName(const ::testing::TestParamInfo<cpu::Isa>& info) {
-  return info.param == cpu::Isa::kAvx2 ? "avx2" : "avx512";
-}
-
-INSTANTIATE_TEST_SUITE_P(Kernels, ScoringTest,
-                         ::testing::Values(cpu::Isa::kAvx2, cpu::Isa::kAvx512Bf16), IsaName);
+INSTANTIATE_TEST_SUITE_P(Kernels, ScoringTest, ::testing::ValuesIn(Float32KernelCases(2)),
+                         KernelCaseName);
 
 }  // namespace
 }  // namespace polystrate::testing

@@ -1,9 +1,9 @@
 // Float64 versions of the operators, tensors that own their bytes, and the measures of error.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
-#include <memory>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -23,8 +23,29 @@ class Random {
   uint64_t state_;
 };
 
-// A tensor with its memory, to which a margin of NaN is added on all sides: an operator that reads
-// or writes outside its tensor shows. Rows lie `row_stride` elements apart (0: contiguous).
+// Values in page-locked memory, which operators of every device may read and write as it is.
+template <typename T>
+class HostArray {
+ public:
+  explicit HostArray(int64_t size, const T& value = T()) : HostArray(std::vector<T>(size, value)) {}
+  explicit HostArray(const std::vector<T>& values) : size_(values.size()) {
+    buffer_ = *Buffer::AllocatePinned(static_cast<int64_t>(size_ * sizeof(T)));
+    std::copy(values.begin(), values.end(), data());
+  }
+
+  T* data() const { return static_cast<T*>(buffer_.data()); }
+  T& operator[](size_t i) const { return data()[i]; }
+  size_t size() const { return size_; }
+  absl::Span<T> span() const { return {data(), size_}; }
+
+ private:
+  Buffer buffer_;
+  size_t size_;
+};
+
+// A tensor with its memory, page-locked, to which a margin of NaN is added on all sides: an
+// operator that reads or writes outside its tensor shows. Rows lie `row_stride` elements apart (0:
+// contiguous).
 class HostTensor {
  public:
   HostTensor(DType dtype, std::initializer_list<int64_t> dims, int64_t row_stride = 0);
@@ -52,20 +73,21 @@ class HostTensor {
   double At(int64_t index) const;
   DType dtype_;
   int64_t rows_, columns_, row_stride_;
-  std::vector<uint32_t> storage_;
+  HostArray<uint32_t> storage_;
   Tensor tensor_;
 };
 
-// int32 tensor from a list.
+// int32 tensor from a list, in page-locked memory.
 class HostInts {
  public:
   explicit HostInts(std::vector<int32_t> values);
   HostInts(std::vector<int32_t> values, int64_t rows);  // a matrix
   Tensor tensor() const { return tensor_; }
-  const std::vector<int32_t>& values() const { return *values_; }
+  const std::vector<int32_t>& values() const { return values_; }
 
  private:
-  std::unique_ptr<std::vector<int32_t>> values_;
+  std::vector<int32_t> values_;
+  HostArray<int32_t> storage_;
   Tensor tensor_;
 };
 
@@ -82,6 +104,7 @@ struct Tolerance {
 };
 // float32: a few hundred roundings of 6e-8. bfloat16: the result is rounded once, by at most 2^-8
 // of its value, so its mean square error is below 2^-16 = 1.5e-5; all before that is float32.
+// float16 has three bits more: an eighth of the error, a 64th of its square.
 Tolerance ToleranceFor(DType dtype);
 
 // The reference operators, all row-major float64.

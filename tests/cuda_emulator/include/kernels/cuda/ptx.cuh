@@ -1,0 +1,58 @@
+// Stand-in for kernels/cuda/ptx.cuh: the same functions, run on the CPU. Keep the two in step.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "tests/cuda_emulator/matrix.h"
+#include "tests/cuda_emulator/shared_memory.h"
+
+namespace polystrate::cuda {
+
+inline unsigned char* DynamicShared() { return emulator::DynamicSharedMemory(); }
+
+template <typename T>
+void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+              const std::source_location& at = std::source_location::current()) {
+  emulator::Mma16816(
+      d, a, b, [](uint16_t bits) { return static_cast<float>(T::FromBits(bits)); }, at);
+}
+
+inline void LoadMatrix4(uint32_t (&out)[4], const void* row,
+                        const std::source_location& at = std::source_location::current()) {
+  emulator::LoadMatrix4(out, row, false, at);
+}
+inline void LoadMatrix4Transposed(
+    uint32_t (&out)[4], const void* row,
+    const std::source_location& at = std::source_location::current()) {
+  emulator::LoadMatrix4(out, row, true, at);
+}
+
+inline void CopyAsync16(void* to, const void* from, bool valid = true) {
+  emulator::CopyAsync(to, valid ? from : nullptr);
+}
+inline void CommitCopies() { emulator::CommitCopies(); }
+template <int kPending>
+void WaitCopies() {
+  emulator::WaitCopies(kPending);
+}
+
+inline uint4 LoadStreaming(const void* from) { return *static_cast<const uint4*>(from); }
+inline uint4 LoadStreaming(const void* from, bool valid) {
+  return valid ? LoadStreaming(from) : uint4{0, 0, 0, 0};
+}
+
+// Kernels run one after the other.
+inline void LetNextKernelStart() {}
+inline void WaitForKernelBefore() {}
+
+// Subnormal results are zero, as the instruction's are.
+inline float Exp2(float x) {
+  const float y = exp2f(x);
+  return y < 0x1p-126f ? 0.0f : y;
+}
+
+}  // namespace polystrate::cuda

@@ -1,0 +1,19 @@
+// The instructions that a warp does on matrices together: ldmatrix and mma.
+#pragma once
+
+#include <cstdint>
+#include <source_location>
+
+namespace polystrate::emulator {
+
+// mma.m16n8k16, as kernels/cuda/ptx.cuh says; to_float converts an element's bits. The sum over k
+// is float32, in the order of k.
+void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+              float (*to_float)(uint16_t), const std::source_location& at);
+
+// ldmatrix.x4, with .trans where `transposed`. Ends the program where a row is not shared memory or
+// not aligned to 16.
+void LoadMatrix4(uint32_t (&out)[4], const void* row, bool transposed,
+                 const std::source_location& at);
+
+}  // namespace polystrate::emulator
