@@ -1,10 +1,25 @@
 #include "engine/activations.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/core/status.h"
 
 namespace polystrate {
+
+namespace {
+
+// Of logits that a GPU holds at a time, within reason; the rows of a large batch.
+constexpr int64_t kLogitBytes = int64_t{256} << 20;
+constexpr int64_t kMostLogitRows = 4096;
+
+int64_t LogitRows(Device device, int64_t vocab_size) {
+  if (device.type == DeviceType::kCpu) return Activations::kMaxLogitRows;
+  const int64_t rows = kLogitBytes / (vocab_size * SizeOf(DType::kFloat32));
+  return std::clamp(rows, Activations::kMaxLogitRows, kMostLogitRows);
+}
+
+}  // namespace
 
 Activations Activations::ForStep(int64_t num_tokens) const {
   Activations step = *this;
@@ -54,12 +69,14 @@ absl::StatusOr<ActivationPool> ActivationPool::Create(const ModelConfig& config,
     a.key_value_mlp = take(dtype, {max_tokens, layer.key_mlp.dense_in.weight.dim(0)});
   }
   if (topology.last_stage()) {
-    const int64_t rows = Activations::kMaxLogitRows;
     const int64_t tp_size = topology.config.tp_size;
+    const int64_t rows = LogitRows(device, tp_size * weights.vocab.padded);
     a.logit_hidden = take(DType::kFloat32, {rows, config.hidden_size});
     a.logit_normed = take(dtype, {rows, config.hidden_size});
     a.logit_shard = take(DType::kFloat32, {rows, weights.vocab.padded});
-    if (topology.tp_rank() == 0) {
+    if (tp_size == 1) {
+      a.logits = a.logit_shard;
+    } else if (topology.tp_rank() == 0) {
       a.logit_parts = take(DType::kFloat32, {tp_size, rows, weights.vocab.padded});
       a.logits = take(DType::kFloat32, {rows, tp_size * weights.vocab.padded});
     }

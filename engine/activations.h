@@ -13,7 +13,8 @@
 namespace polystrate {
 
 struct Activations {
-  // Rows of logits that are computed at a time; more are done in turns.
+  // Rows of logits that a stage on the CPU computes at a time; more are done in turns. GPUs take
+  // more, so that the LM head is read less often.
   static constexpr int64_t kMaxLogitRows = 64;
 
   Tensor hidden;         // [max_tokens, hidden_size] float32: the residual stream
@@ -24,11 +25,15 @@ struct Activations {
   Tensor gate_up;        // [max_tokens, 2 * intermediate share] T; empty without gated_mlp
   Tensor intermediate;   // [max_tokens, intermediate share] T
   Tensor block_out;  // [max_tokens, hidden_size] float32: what a block adds, before the all-reduce
-  Tensor logit_hidden;  // [kMaxLogitRows, hidden_size] float32: the rows whose logits are wanted
+  Tensor logit_hidden;  // [logit rows, hidden_size] float32: the rows whose logits are wanted
   Tensor logit_normed;  // the same, normed, T
-  Tensor logit_shard;   // [kMaxLogitRows, vocab share] float32
-  Tensor logit_parts;   // [tp_size, kMaxLogitRows, vocab share] float32; tp_rank 0 alone
-  Tensor logits;        // [kMaxLogitRows, tp_size * vocab share] float32; tp_rank 0 alone
+  Tensor logit_shard;   // [logit rows, vocab share] float32
+  Tensor logit_parts;   // [tp_size, logit rows, vocab share] float32; tp_rank 0 of several alone
+  // [logit rows, tp_size * vocab share] float32; tp_rank 0 alone, where it is alone the shard
+  // itself
+  Tensor logits;
+
+  int64_t max_logit_rows() const { return logit_hidden.dim(0); }
 
   // The first num_tokens rows of the tensors that have a row for each token.
   Activations ForStep(int64_t num_tokens) const;

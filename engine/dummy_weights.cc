@@ -25,6 +25,7 @@ uint32_t Mix(uint32_t x) {
 
 void Store(float value, float* to) { *to = value; }
 void Store(float value, BFloat16* to) { *to = BFloat16::FromFloat(value); }
+void Store(float value, Float16* to) { *to = Float16::FromFloat(value); }
 
 // A row of elements that are adjacent in the stored tensor too, from element `from` on.
 template <typename T>
@@ -39,7 +40,7 @@ void FillRun(uint32_t seed, int64_t from, int64_t count, float offset, T* to) {
 
 void FillDummy(const std::string& name, const std::vector<int64_t>& stored_shape,
                const Block& block, const Tensor& dst) {
-  CHECK(dst.dtype() == DType::kFloat32 || dst.dtype() == DType::kBFloat16);
+  CHECK(dst.device().type == DeviceType::kCpu);
   CHECK_LE(block.num_rows, dst.dim(0));
   CHECK_LE(block.num_columns, dst.rank() == 2 ? dst.dim(1) : 1);
   const bool vector = stored_shape.size() == 1;
@@ -51,6 +52,8 @@ void FillDummy(const std::string& name, const std::vector<int64_t>& stored_shape
     const Tensor to = dst.Rows(row, 1);
     if (dst.dtype() == DType::kFloat32) {
       FillRun(seed, from, block.num_columns, offset, to.data<float>());
+    } else if (dst.dtype() == DType::kFloat16) {
+      FillRun(seed, from, block.num_columns, offset, to.data<Float16>());
     } else {
       FillRun(seed, from, block.num_columns, offset, to.data<BFloat16>());
     }

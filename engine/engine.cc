@@ -144,6 +144,13 @@ EngineStats Engine::stats() const {
   return published_stats_;
 }
 
+// Of those that this rank's stage has launched, all but the last `but`.
+void Engine::FinishSteps(ControlChannel& control, PipelineStage& stage, int but) {
+  while (stage.num_pending() > but) {
+    if (const auto result = stage.Finish()) control.SendResult(result->ToBytes());
+  }
+}
+
 void Engine::Run(ControlChannel& control, PipelineStage& stage) {
   {
     MutexLock lock(&mutex_);
@@ -156,8 +163,10 @@ void Engine::Run(ControlChannel& control, PipelineStage& stage) {
       if (!plan.has_value()) break;
       control.BroadcastPlan(plan->ToBytes());
       ++in_flight_;
-      if (const auto result = stage.Run(*plan)) control.SendResult(result->ToBytes());
+      stage.Launch(*plan);
+      FinishSteps(control, stage, /*but=*/stage.launches_ahead() ? 1 : 0);
     }
+    FinishSteps(control, stage, /*but=*/0);
     if (in_flight_ > 0) {
       Commit(StepResult::FromBytes(control.ReceiveResult()));
       --in_flight_;

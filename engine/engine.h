@@ -127,6 +127,7 @@ class Engine {
 
   absl::Status CheckNow(absl::Time deadline, const QueueLoad& more, absl::Time now) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static void FinishSteps(ControlChannel& control, PipelineStage& stage, int but);
   void WaitForCommands();
   bool TakeCommands();
   bool HasCommands() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

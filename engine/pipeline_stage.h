@@ -2,29 +2,26 @@
 // send.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 
 #include "absl/status/statusor.h"
 #include "engine/activations.h"
+#include "engine/decode_graphs.h"
 #include "engine/kv_cache.h"
 #include "engine/model_config.h"
+#include "engine/output_head.h"
+#include "engine/rank_context.h"
+#include "engine/step_inputs.h"
 #include "engine/step_plan.h"
 #include "engine/timeline.h"
 #include "engine/transformer.h"
 #include "engine/wanted_rows.h"
 #include "engine/weights.h"
-#include "parallel/process_group.h"
-#include "parallel/topology.h"
+#include "kernels/core/event.h"
 
 namespace polystrate {
-
-// What a rank is and has; owned by the launcher (or a test) for as long as the stage lives.
-struct RankContext {
-  Topology topology;
-  Stream& stream;
-  ProcessGroups& groups;
-};
 
 struct StageOptions {
   DType dtype = DType::kFloat32;
@@ -33,6 +30,7 @@ struct StageOptions {
   int64_t max_num_batched_tokens = 512;
   int64_t max_model_len = 0;
   bool prefill_skip = true;  // above the last owner, compute wanted rows alone (wanted_rows.h)
+  bool graphs = true;        // on a GPU, record decode steps and replay them (decode_graphs.h)
 };
 
 class PipelineStage {
@@ -44,7 +42,16 @@ class PipelineStage {
                                                                StageWeights weights,
                                                                const StageOptions& options);
 
-  // Runs the plan; the sampler's rank gets the result, the others nothing.
+  // Enqueues the plan's step, of which at most OutputHead::kMaxPending may be unfinished.
+  void Launch(const StepPlan& plan);
+  int num_pending() const { return static_cast<int>(launched_ - finished_); }
+  // Whether to launch a step while the one before is unfinished: on a GPU that saves its waiting
+  // for the host.
+  bool launches_ahead() const { return rank_.stream.device().type == DeviceType::kCuda; }
+  // Waits for the oldest step that is unfinished; the sampler's rank gets the result, the others
+  // nothing.
+  std::optional<StepResult> Finish();
+  // Both, of one plan.
   std::optional<StepResult> Run(const StepPlan& plan);
 
   // Every rank calls it once before the first step: stages compare what they are going to hand over
@@ -57,20 +64,30 @@ class PipelineStage {
   const Activations& activations() const { return pool_.all; }
   KvCache& kv_cache() { return kv_cache_; }
   const StageWeights& weights() const { return weights_; }
+  const DecodeGraphs* graphs() const { return graphs_.get(); }  // null: none are recorded
   Timeline& timeline() { return timeline_; }
 
  private:
+  struct Pending {
+    uint64_t step_id;
+    int32_t num_seqs;
+    int32_t num_tokens;
+    int64_t begin_ns;
+  };
+
   PipelineStage(const RankContext& rank, const ModelConfig& config, const StageOptions& options,
                 StageWeights weights);
+  absl::Status TakeMemory(const Stage& stage);
   TransformerContext Context() const;
-  void EmbedOrReceive(const StepInputs& inputs, const Activations& a);
-  StepResult RunLastStage(const StepPlan& plan, const StepInputs& inputs, const Activations& a);
+  void LaunchStep(const StepPlan& plan);
+  void LaunchDecode(const StepPlan& plan);
+  void Receive(const Activations& a);
+  void Embed(const StepInputs& inputs, const Activations& a);
+  void Send(const Activations& a);
+  void RunLayers(const StepInputs& inputs, const Activations& a);
+  void RunLastStage(const StepPlan& plan, const StepInputs& inputs, const Activations& a);
   void RunWantedRows(const StepInputs& inputs, const Tensor& hidden, const Activations& wanted);
-  void ComputeLogits(const Activations& a, absl::Span<const int32_t> rows);
-  // `a` holds the wanted rows.
-  StepResult ScoreAndSample(const StepPlan& plan, const Activations& a);
-  void ScoreRows(const StepPlan& plan, const Activations& a, StepResult* result);
-  void SampleRows(const StepPlan& plan, const Activations& a, StepResult* result);
+  void BeginActivity(const Pending& pending);
 
   const RankContext rank_;
   const ModelConfig config_;
@@ -81,8 +98,15 @@ class PipelineStage {
   ActivationPool pool_;
   Buffer rope_buffer_;
   RopeTable rope_;
-  WantedRows wanted_;  // of the step that runs; every row without prefill_skip
+  WantedRows wanted_;  // of the step that is launched; every row without prefill_skip
+  std::unique_ptr<OutputHead> output_head_;  // the last stage's
+  std::unique_ptr<DecodeGraphs> graphs_;
   Timeline timeline_;
+
+  // Steps so far; step i's record and event are element i % kMaxPending.
+  uint64_t launched_ = 0, finished_ = 0;
+  std::array<Pending, OutputHead::kMaxPending> pending_;
+  std::array<std::unique_ptr<Event>, OutputHead::kMaxPending> done_;
 };
 
 }  // namespace polystrate

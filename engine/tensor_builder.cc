@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/core/float16.h"
 #include "kernels/core/check.h"
 #include "kernels/core/dtype.h"
+#include "kernels/core/float16.h"
 #include "kernels/core/status.h"
 
 namespace polystrate {

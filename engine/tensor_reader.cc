@@ -5,9 +5,9 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/core/float16.h"
 #include "kernels/core/check.h"
 #include "kernels/core/dtype.h"
+#include "kernels/core/float16.h"
 #include "kernels/core/status.h"
 
 namespace polystrate {
@@ -31,6 +31,7 @@ struct FromBF16 {
 
 void Store(float value, float* to) { *to = value; }
 void Store(float value, BFloat16* to) { *to = BFloat16::FromFloat(value); }
+void Store(float value, Float16* to) { *to = Float16::FromFloat(value); }
 
 template <typename From, typename To>
 void ConvertRun(const uint8_t* src, int64_t count, void* dst) {
@@ -46,7 +47,8 @@ using Converter = void (*)(const uint8_t* src, int64_t count, void* dst);
 
 template <typename From>
 Converter To(DType dtype) {
-  return dtype == DType::kFloat32 ? &ConvertRun<From, float> : &ConvertRun<From, BFloat16>;
+  if (dtype == DType::kFloat32) return &ConvertRun<From, float>;
+  return dtype == DType::kBFloat16 ? &ConvertRun<From, BFloat16> : &ConvertRun<From, Float16>;
 }
 
 // How one stored dtype becomes another; `convert` is null where the bytes are the same.
@@ -57,7 +59,7 @@ struct Conversion {
 Conversion ConversionOf(const std::string& stored, DType dtype) {
   if (stored == "F32") return {4, dtype == DType::kFloat32 ? nullptr : To<FromF32>(dtype)};
   if (stored == "BF16") return {2, dtype == DType::kBFloat16 ? nullptr : To<FromBF16>(dtype)};
-  if (stored == "F16") return {2, To<FromF16>(dtype)};
+  if (stored == "F16") return {2, dtype == DType::kFloat16 ? nullptr : To<FromF16>(dtype)};
   return {};
 }
 
@@ -82,7 +84,8 @@ absl::Status TensorReader::Check(const std::string& name, const std::vector<int6
 }
 
 absl::Status TensorReader::Read(const std::string& name, const Block& block, const Tensor& dst) {
-  CHECK(dst.dtype() == DType::kFloat32 || dst.dtype() == DType::kBFloat16);
+  CHECK(dst.dtype() == DType::kFloat32 || dst.dtype() == DType::kBFloat16 ||
+        dst.dtype() == DType::kFloat16);
   CHECK(dst.device().type == DeviceType::kCpu);
   const Checkpoint::Entry* entry = checkpoint_.Find(name);
   CHECK(entry != nullptr);

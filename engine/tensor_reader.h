@@ -30,9 +30,9 @@ class TensorReader {
   absl::Status Check(const std::string& name, const std::vector<int64_t>& shape) const;
 
   // Reads `block` of the tensor `name` into the first num_rows rows and num_columns columns of
-  // `dst`, a host tensor of float32 or bfloat16, [rows, columns] or [rows]; the rest of dst is left
-  // as it is. Reads nothing outside the block, and holds a staging buffer of a fixed size besides.
-  // float32 to bfloat16 rounds to nearest even; every widening is exact. CHECKs that the tensor
+  // `dst`, a host tensor of float32, bfloat16 or float16, [rows, columns] or [rows]; the rest of
+  // dst is left as it is. Reads nothing outside the block, and holds a staging buffer of a fixed
+  // size besides. Narrowing rounds to nearest even; every widening is exact. CHECKs that the tensor
   // exists and that its dtype is one Check lets pass.
   absl::Status Read(const std::string& name, const Block& block, const Tensor& dst);
 

@@ -53,9 +53,14 @@ class TransferPlan {
     int64_t dst_row;
   };
 
-  absl::StatusOr<Buffer> Fill(
-      Device device, const std::function<void(double)>& progress,
-      const std::function<absl::Status(const Transfer&, const Tensor& dst)>& fill) const;
+  // Puts a transfer's rows into a host tensor.
+  using FillRows = std::function<absl::Status(const Transfer&, const Tensor& dst)>;
+
+  absl::StatusOr<Buffer> Fill(Device device, const std::function<void(double)>& progress,
+                              const FillRows& fill) const;
+  // The same for a tensor on a GPU, `staging`'s size at a time.
+  static absl::Status FillThroughHost(const Transfer& transfer, const Tensor& dst,
+                                      const Buffer& staging, const FillRows& fill);
 
   std::vector<Placement> placements_;
   std::vector<Transfer> transfers_;

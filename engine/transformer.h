@@ -4,19 +4,12 @@
 #include "engine/activations.h"
 #include "engine/kv_cache.h"
 #include "engine/model_config.h"
+#include "engine/step_inputs.h"
 #include "engine/weights.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 
 namespace polystrate {
-
-// One step's inputs on the device; rows are tokens.
-struct StepInputs {
-  Tensor token_ids;     // [num_tokens] int32
-  Tensor positions;     // [num_tokens] int32
-  Tensor slot_mapping;  // [num_tokens] int32
-  AttentionBatch batch;
-};
 
 // What a layer needs beside its inputs; const during a step, owned by PipelineStage.
 struct TransformerContext {

@@ -276,12 +276,12 @@ absl::Status CheckCanHold(const ModelConfig& config, const Topology& topology, c
   CHECK(config.architecture != nullptr);
   CHECK(stage.first_layer >= 0 && stage.first_layer < stage.end_layer);
   CHECK_LE(stage.end_layer, config.num_layers);
-  if (dtype != DType::kFloat32 && dtype != DType::kBFloat16) {
+  const bool float16 = dtype == DType::kFloat16 && device.type == DeviceType::kCuda;
+  if (dtype != DType::kFloat32 && dtype != DType::kBFloat16 && !float16) {
     return absl::InvalidArgumentError(
-        absl::StrCat("weights cannot be held in ", Name(dtype), "; use float32 or bfloat16"));
+        absl::StrCat("weights cannot be held in ", Name(dtype),
+                     "; use float32 or bfloat16, or on a GPU float16"));
   }
-  if (device.type != DeviceType::kCpu)
-    return absl::UnimplementedError("weights can only be loaded to the CPU so far");
   return CheckTpDividesHeads(config.num_heads, topology.config.tp_size);
 }
 

@@ -28,6 +28,8 @@ void ControlChannel::BroadcastPlan(const std::vector<uint8_t>& plan) {
 
 std::vector<uint8_t> ControlChannel::ReceivePlan() { return RecvBytes(control_, 0); }
 
+bool ControlChannel::PlanHasArrived() { return control_.Probe(/*source=*/0).has_value(); }
+
 void ControlChannel::SendResult(const std::vector<uint8_t>& result) {
   SendBytes(tokens_, result, 0);
 }

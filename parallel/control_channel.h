@@ -27,6 +27,8 @@ class ControlChannel {
   void BroadcastPlan(const std::vector<uint8_t>& plan);
   // Every other rank: waits without holding a core.
   std::vector<uint8_t> ReceivePlan();
+  // Every other rank: whether ReceivePlan would not have to wait.
+  bool PlanHasArrived();
   // The sampler, which may be rank 0 itself.
   void SendResult(const std::vector<uint8_t>& result);
   // Rank 0: the next result, in plan order; waits without holding a core.

@@ -27,6 +27,13 @@ void Copy(const Stream& stream, const Tensor& from, const Tensor& to) {
   }
 }
 
+Tensor Upload(const Stream& stream, absl::Span<const int32_t> values,
+              std::initializer_list<int64_t> dims) {
+  const void* data = values.data();
+  if (stream.device().type == DeviceType::kCuda) data = stream.cuda().Upload(values);
+  return Tensor(const_cast<void*>(data), DType::kInt32, stream.device(), dims);
+}
+
 void CopyNow(const Tensor& from, const Tensor& to) {
   if (!Check(from, to)) return;
   for (const Tensor& side : {from, to}) {

@@ -1,6 +1,9 @@
 // Copies between host and device, or within either.
 #pragma once
 
+#include <initializer_list>
+
+#include "absl/types/span.h"
 #include "kernels/core/device.h"
 #include "kernels/core/tensor.h"
 
@@ -12,7 +15,12 @@ namespace polystrate {
 // far.
 void Copy(const Stream& stream, const Tensor& from, const Tensor& to);
 
-// The same without a stream, done on return; what is enqueued elsewhere is not waited for.
+// Host values as a tensor on the stream's device: on the CPU the values themselves, on a GPU a copy
+// that operators may read until 32 MiB more have been uploaded. Not while a graph is recorded.
+Tensor Upload(const Stream& stream, absl::Span<const int32_t> values,
+              std::initializer_list<int64_t> dims);
+
+// Copy without a stream, done on return; what is enqueued elsewhere is not waited for.
 void CopyNow(const Tensor& from, const Tensor& to);
 
 }  // namespace polystrate

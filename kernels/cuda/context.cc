@@ -12,7 +12,7 @@
 namespace polystrate {
 namespace {
 
-constexpr int64_t kUploadBytes = int64_t{4} << 20;
+constexpr int64_t kUploadBytes = int64_t{32} << 20;
 constexpr int kOldestCompute = 8;  // what the kernels are compiled for (CMakeLists.txt)
 
 GpuProperties ReadProperties(int device) {

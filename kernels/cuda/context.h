@@ -44,7 +44,7 @@ class CudaContext {
   cuda::LibraryGemm& library_gemm() { return *library_gemm_; }
   void Synchronize() const;
 
-  // A copy of host memory on the device, for operators that are enqueued until 4 MiB more have been
+  // A copy of host memory on the device, for operators that are enqueued until 32 MiB more have been
   // uploaded. Not while a graph is recorded: the copy would be repeated, its source long
   // overwritten.
   const void* Upload(const void* data, int64_t num_bytes);
