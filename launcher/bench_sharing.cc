@@ -253,7 +253,7 @@ absl::Status BenchSharing(const Arguments& arguments) {
   if (quick) MakeQuick(&options);
   options.num_threads = static_cast<int>(std::clamp<int64_t>(threads, 0, 1025));
   if (dtype.has_value()) {
-    ASSIGN_OR_RETURN(options.dtype, ChooseDType(dtype, ModelConfig()));
+    ASSIGN_OR_RETURN(options.dtype, ChooseDType(dtype, ModelConfig(), DeviceType::kCpu));
   }
   RETURN_IF_ERROR(CheckOptions(options));
   RETURN_IF_ERROR(report_flags.Check());

@@ -108,7 +108,8 @@ absl::StatusOr<Conversion> MakeConversion(const ConvertFlags& flags) {
 absl::Status Report(const Conversion& conversion) {
   ASSIGN_OR_RETURN(const ModelConfig before, ReadModelConfig(conversion.model_dir));
   ASSIGN_OR_RETURN(const ModelConfig after, ReadModelConfig(conversion.output_dir));
-  ASSIGN_OR_RETURN(const DType dtype, ChooseDType(std::nullopt, after));  // as `plan` has it
+  ASSIGN_OR_RETURN(const DType dtype,
+                   ChooseDType(std::nullopt, after, DeviceType::kCpu));  // as `plan` has it
   std::fprintf(stderr,
                "convert: wrote %s: %zu of %d layers own, %d KV head%s each; KV cache %lld -> %lld "
                "bytes a token in %s; %lld -> %lld parameters\n",

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/model_cost.h"
@@ -56,7 +58,11 @@ void ModelFlags::AddTo(FlagSet* flags) {
   flags->Add("pp", &pp, "pipeline stages, cut between KV groups");
   flags->Add("stages", &stages,
              "first layer of each stage and the end, as 0,6,12 (default: by cost)");
-  flags->Add("dtype", &dtype, "float32 or bfloat16 (default: bfloat16 for bfloat16 checkpoints)");
+  flags->Add(
+      "dtype", &dtype,
+      "float32 or bfloat16, on GPUs also float16 (default: bfloat16 for bfloat16 checkpoints)");
+  flags->Add("device", &device,
+             "cpu, or cuda: each rank takes a GPU of its host, in turn; cuda:N takes GPU N");
   flags->Add("reuse_keys", &reuse_keys,
              "post_rope or pre_rope: which keys a reusing layer reads; overrides config.json");
   flags->Add("kv_source", &kv_source,
@@ -80,6 +86,9 @@ void EngineFlags::AddTo(FlagSet* flags) {
   flags->Add("prefix_cache", &prefix_cache,
              "keep the KV blocks of what was computed, for later prompts that begin alike; without "
              "(=false) only the outputs of one request share");
+  flags->Add("graphs", &graphs,
+             "on GPUs, record decode steps as CUDA graphs; without (=false) every operator is "
+             "started by itself");
   flags->Add("threads", &threads, "threads of each rank (default: an equal share of the cores)");
   flags->Add("load_format", &load_format,
              "auto, or dummy: no checkpoint is read, weights are random; to measure speed");
@@ -87,15 +96,33 @@ void EngineFlags::AddTo(FlagSet* flags) {
              "write when each stage worked on each step to this file (Chrome trace)");
 }
 
-absl::StatusOr<DType> ChooseDType(const std::optional<std::string>& flag,
-                                  const ModelConfig& config) {
+absl::StatusOr<DeviceChoice> ParseDevice(const std::string& flag) {
+  if (flag == "cpu") return DeviceChoice{};
+  DeviceChoice choice{DeviceType::kCuda, std::nullopt};
+  if (flag == "cuda") return choice;
+  int gpu = 0;
+  if (absl::StartsWith(flag, "cuda:") && absl::SimpleAtoi(flag.substr(5), &gpu) && gpu >= 0) {
+    choice.gpu = gpu;
+    return choice;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--device is \"", flag, "\"; it takes cpu, cuda or cuda:N"));
+}
+
+absl::StatusOr<DType> ChooseDType(const std::optional<std::string>& flag, const ModelConfig& config,
+                                  DeviceType device) {
   if (!flag.has_value()) {
     return config.torch_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
   }
   if (*flag == "float32") return DType::kFloat32;
   if (*flag == "bfloat16") return DType::kBFloat16;
+  if (*flag == "float16") {
+    if (device == DeviceType::kCuda) return DType::kFloat16;
+    return absl::InvalidArgumentError(
+        "--dtype float16 needs --device cuda; the CPU computes in float32 or bfloat16");
+  }
   return absl::InvalidArgumentError(
-      absl::StrCat("--dtype is \"", *flag, "\"; it takes float32 or bfloat16"));
+      absl::StrCat("--dtype is \"", *flag, "\"; it takes float32, bfloat16 or, on GPUs, float16"));
 }
 
 absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags) {
@@ -108,7 +135,8 @@ absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags) {
   ASSIGN_OR_RETURN(setup.config, ReadModelConfig(flags.model, overrides));
   setup.parallel = {static_cast<int>(flags.tp), static_cast<int>(flags.pp)};
   RETURN_IF_ERROR(CheckTpDividesHeads(setup.config.num_heads, setup.parallel.tp_size));
-  ASSIGN_OR_RETURN(setup.dtype, ChooseDType(flags.dtype, setup.config));
+  ASSIGN_OR_RETURN(setup.device, ParseDevice(flags.device));
+  ASSIGN_OR_RETURN(setup.dtype, ChooseDType(flags.dtype, setup.config, setup.device.type));
   ASSIGN_OR_RETURN(setup.max_model_len, ChooseMaxModelLen(flags, setup.config));
   RETURN_IF_ERROR(CheckSlidingWindow(setup.config, setup.max_model_len));
 
@@ -160,6 +188,7 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   setup.stage.max_num_batched_tokens = engine.max_num_batched_tokens;
   setup.stage.max_model_len = engine.max_model_len;
   setup.stage.prefill_skip = flags.prefill_skip;
+  setup.stage.graphs = flags.graphs;
   return setup;
 }
 
@@ -170,7 +199,8 @@ std::string DescribeSetup(const EngineSetup& setup) {
       "tp ", engine.parallel.tp_size, ", pp ", engine.parallel.pp_size, ", stages from layer ",
       absl::StrJoin(setup.model.stage_plan.stages, ",",
                     [](std::string* out, const Stage& s) { absl::StrAppend(out, s.first_layer); }));
-  absl::StrAppend(&text, ", ", Name(setup.model.dtype), ", ", engine.num_blocks, " KV blocks of ",
+  absl::StrAppend(&text, setup.model.device.type == DeviceType::kCuda ? ", cuda" : ", cpu", ", ",
+                  Name(setup.model.dtype), ", ", engine.num_blocks, " KV blocks of ",
                   engine.block_size, " tokens, max_model_len ", engine.max_model_len,
                   ", max_num_seqs ", engine.max_num_seqs, ", max_num_batched_tokens ",
                   engine.max_num_batched_tokens, ", prefill skip ",
@@ -186,6 +216,7 @@ std::string DescribeSetup(const EngineSetup& setup) {
 }
 
 absl::Status CheckKvMemory(const EngineSetup& setup) {
+  if (setup.model.device.type == DeviceType::kCuda) return absl::OkStatus();  // Load will see
   const MemoryPlan& memory = setup.model.memory;
   int64_t num_bytes = 0;
   for (const StageMemory& stage : memory.stages) {

@@ -24,6 +24,7 @@ struct ModelFlags {
   int64_t pp = 1;
   std::optional<std::string> stages;
   std::optional<std::string> dtype;
+  std::string device = "cpu";
   std::optional<std::string> reuse_keys;
   std::optional<std::string> kv_source;
   int64_t kv_memory = int64_t{1} << 30;
@@ -39,6 +40,7 @@ struct EngineFlags {
   int64_t max_num_batched_tokens = 512;
   bool prefill_skip = true;
   bool prefix_cache = true;
+  bool graphs = true;
   std::optional<int64_t> threads;
   std::string load_format = "auto";
   std::optional<std::string> timeline;
@@ -46,8 +48,16 @@ struct EngineFlags {
   void AddTo(FlagSet* flags);
 };
 
+// Where ranks run: --device. Each rank takes a GPU of its own host, `gpu` if it is given.
+struct DeviceChoice {
+  DeviceType type = DeviceType::kCpu;
+  std::optional<int> gpu;
+};
+absl::StatusOr<DeviceChoice> ParseDevice(const std::string& flag);
+
 // All that follows from ModelFlags.
 struct ModelSetup {
+  DeviceChoice device;
   ModelConfig config;
   ParallelConfig parallel;
   DType dtype = DType::kFloat32;
@@ -79,7 +89,7 @@ absl::Status CheckKvMemory(const EngineSetup& setup);
 absl::Status CheckTimelinePath(const EngineFlags& flags);
 
 // bfloat16 checkpoints run in bfloat16, all others in float32, unless the flag says otherwise.
-absl::StatusOr<DType> ChooseDType(const std::optional<std::string>& flag,
-                                  const ModelConfig& config);
+absl::StatusOr<DType> ChooseDType(const std::optional<std::string>& flag, const ModelConfig& config,
+                                  DeviceType device);
 
 }  // namespace polystrate

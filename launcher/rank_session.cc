@@ -52,7 +52,15 @@ absl::StatusOr<std::unique_ptr<RankSession>> RankSession::Start(const EngineFlag
   session->mpi_ = std::move(mpi);
   session->control_ = std::make_unique<ControlChannel>(topology, session->groups_);
   RETURN_IF_ERROR(session->CheckSameSetup(setup));
+  RETURN_IF_ERROR(session->control_->Agree(session->TakeGpu(setup.model.device, launch)));
   return session;
+}
+
+absl::Status RankSession::TakeGpu(const DeviceChoice& device, const LaunchInfo& launch) {
+  if (device.type == DeviceType::kCpu) return absl::OkStatus();
+  const int index = device.gpu.value_or(launch.local_rank % std::max(1, NumCudaDevices()));
+  ASSIGN_OR_RETURN(stream_, Stream::Cuda(index));
+  return absl::OkStatus();
 }
 
 absl::Status RankSession::CheckSameSetup(const EngineSetup& setup) {

@@ -34,6 +34,7 @@ class RankSession {
  private:
   RankSession(const Topology& topology, int num_threads);
   absl::Status CheckSameSetup(const EngineSetup& setup);
+  absl::Status TakeGpu(const DeviceChoice& device, const LaunchInfo& launch);
   absl::Status LoadThisRank(const std::string& model_dir, const EngineSetup& setup);
 
   Topology topology_;

@@ -22,11 +22,13 @@ struct ProcessGroups {
 };
 
 // What the launcher (mpirun, srun) says about this process, known before MPI_Init: from Open MPI's,
-// PMIx's or Slurm's environment variables. A process started by hand is {0, 1, 1}.
+// PMIx's or Slurm's environment variables. A process started by hand is rank 0
+// of one.
 struct LaunchInfo {
   int rank = 0;
   int world_size = 1;
   int local_size = 1;  // ranks on this host
+  int local_rank = 0;  // this one's number among them
   bool launched = false;
   bool by_open_mpi = false;  // mpirun, whose SIGTERM is followed by SIGKILL
 };
