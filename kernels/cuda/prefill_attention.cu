@@ -266,12 +266,12 @@ __device__ __forceinline__ void WriteRows(const AttentionParams& params, const Q
 // row and key.
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, kHeadDim <= 64 ? 3 : 2)
-    PrefillKernel(const AttentionParams params) {
+    PrefillKernel(const AttentionParams params, float scale_log2) {
   using S = Shape<kHeadDim>;
   __shared__ QueryTile tile;
   __shared__ int holes;  // whether a value that some row must not see is not finite
   __shared__ int first_hole[kHeadDim];
-  __shared__ int warp_last[kWarps];  // the last key that a warp's rows see
+  __shared__ int warp_end[kWarps];  // no row of a warp's sees this key or one behind it
   if (Warp() == 0) {
     const QueryTile found =
         TileAt(params, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), S::kRows);
@@ -286,15 +286,15 @@ __global__ void __launch_bounds__(kThreads, kHeadDim <= 64 ? 3 : 2)
   const T* key = static_cast<const T*>(params.key);
   const T* value = static_cast<const T*>(params.value);
   CopyQuery<T, kHeadDim>(params, tile, shared.query);
-  FindKeys(params, tile, 0, shared.rows);
+  FindKeys<T>(params, tile, 0, shared.rows);
   if (Lane() == 0) {
-    warp_last[Warp()] = tile.Position(min((Warp() + 1) * S::kWarpRows, tile.num_rows) - 1);
+    const int end = min((Warp() + 1) * S::kWarpRows, tile.num_rows);
+    warp_end[Warp()] = end > Warp() * S::kWarpRows ? tile.Position(end - 1) + 1 : 0;
   }
   __syncthreads();
   CopyStep<T, kHeadDim>(key, shared.rows, tile.key_end, params.head_dim, shared.key);
 
   WarpRows<kHeadDim> rows;
-  const float scale_log2 = params.scale * 1.44269504f;
   for (int begin = 0; begin < tile.key_end; begin += kKeys) {
     int64_t* here = shared.rows + begin / kKeys % 2 * kKeys;
     int64_t* next = shared.rows + kKeys - begin / kKeys % 2 * kKeys;
@@ -307,7 +307,7 @@ __global__ void __launch_bounds__(kThreads, kHeadDim <= 64 ? 3 : 2)
       __syncthreads();
     }
     CopyStep<T, kHeadDim>(value, here, count, params.head_dim, shared.value);
-    FindKeys(params, tile, begin + kKeys, next);
+    FindKeys<T>(params, tile, begin + kKeys, next);
     Scores<kHeadDim> scores;
     MultiplyKeys<T, kHeadDim>(shared.query, shared.key, scores);
     WaitCopies<0>();
@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(kThreads, kHeadDim <= 64 ? 3 : 2)
       FillHoles<T, kHeadDim>(begin, shared.value, first_hole);
       __syncthreads();
     }
-    if (begin > warp_last[Warp()]) continue;
+    if (begin >= warp_end[Warp()]) continue;
     if (masked) MaskScores<kHeadDim>(tile, begin, scores);
     Weights<kHeadDim> weights;
     UpdateSoftmax<T, kHeadDim>(scale_log2, scores, rows, weights);
@@ -335,7 +335,8 @@ bool LaunchPrefill(const CudaContext& context, const AttentionParams& params) {
   using S = Shape<kHeadDim>;
   if (S::kSharedBytes > context.properties().max_shared_bytes) return false;
   const dim3 grid(NumTilePlaces(params, S::kRows), params.num_kv_heads);
-  Launch(context, PrefillKernel<T, kHeadDim>, grid, dim3(kThreads), S::kSharedBytes, params);
+  Launch(context, PrefillKernel<T, kHeadDim>, grid, dim3(kThreads), S::kSharedBytes, params,
+         params.scale * 1.44269504f);
   return true;
 }
 

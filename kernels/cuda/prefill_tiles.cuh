@@ -2,6 +2,7 @@
 // values, fetched from wherever the block table says.
 #pragma once
 
+#include <bit>
 #include <climits>
 #include <cstdint>
 #include <type_traits>
@@ -34,7 +35,7 @@ struct SharedTiles {
   T* query;       // [kRows, kPitch]
   T* key;         // [kKeys, kPitch]
   T* value;       // the same
-  int64_t* rows;  // [2, kKeys]: where the rows of this step and the next begin in the cache
+  int64_t* rows;  // [2, kKeys]: bytes from the cache to the rows of this step and the next
 };
 
 template <typename T, int kHeadDim>
@@ -68,28 +69,39 @@ __device__ __forceinline__ void CopyQuery(const AttentionParams& params, const Q
 }
 
 // Where the keys from `begin` on lie, into rows[kKeys].
+template <typename T>
 __device__ __forceinline__ void FindKeys(const AttentionParams& params, const QueryTile& tile,
                                          int begin, int64_t* rows) {
   const int i = static_cast<int>(threadIdx.x);
   if (i >= kKeys) return;
   const int position = begin + i;
-  rows[i] =
-      position < tile.key_end ? CacheRow(params, tile.block_table, tile.kv_head, position) : 0;
+  rows[i] = 0;
+  if (position >= tile.key_end) return;
+  const int64_t row = CacheRow(params, tile.block_table, tile.kv_head, position);
+  rows[i] = row * static_cast<int64_t>(sizeof(T));
+}
+
+// Calls f(row, column) for the pieces of a step that this thread copies.
+template <int kHeadDim, typename F>
+__device__ __forceinline__ void ForOwnPieces(F&& f) {
+  constexpr int kRowThreads = std::bit_ceil(unsigned{Shape<kHeadDim>::kPieces});  // of one row
+  const int column = static_cast<int>(threadIdx.x) % kRowThreads * kPiece;
+  if (column >= kHeadDim) return;
+#pragma unroll
+  for (int row = 0; row < kKeys; row += kThreads / kRowThreads) {
+    f(row + static_cast<int>(threadIdx.x) / kRowThreads, column);
+  }
 }
 
 // Rows from `count` on become zeros: what is multiplied must be finite, and blocks hold anything.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void CopyStep(const T* cache, const int64_t* rows, int count,
                                          int head_dim, T* shared) {
-  using S = Shape<kHeadDim>;
-  static_assert(kKeys * S::kPieces % kThreads == 0);
-#pragma unroll 2
-  for (int step = 0; step < kKeys * S::kPieces / kThreads; ++step) {
-    const int i = step * kThreads + static_cast<int>(threadIdx.x);
-    const int row = i / S::kPieces, column = i % S::kPieces * kPiece;
-    CopyAsync16(shared + row * S::kPitch + column, cache + rows[row] + column,
+  ForOwnPieces<kHeadDim>([&](int row, int column) {
+    CopyAsync16(shared + row * Shape<kHeadDim>::kPitch + column,
+                reinterpret_cast<const char*>(cache + column) + rows[row],
                 row < count && column < head_dim);
-  }
+  });
   CommitCopies();
 }
 
@@ -119,16 +131,14 @@ __device__ __forceinline__ bool IsFinite(uint32_t bits) {
 // Whether a value that this thread copied is not finite.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ bool AnyNonFinite(const T* values) {
-  using S = Shape<kHeadDim>;
   bool any = false;
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < kKeys * S::kPieces; i += kThreads) {
-    const uint4 piece = *reinterpret_cast<const uint4*>(values + i / S::kPieces * S::kPitch +
-                                                        i % S::kPieces * kPiece);
+  ForOwnPieces<kHeadDim>([&](int row, int column) {
+    const uint4 piece =
+        *reinterpret_cast<const uint4*>(values + row * Shape<kHeadDim>::kPitch + column);
     for (const uint32_t pair : {piece.x, piece.y, piece.z, piece.w}) {
       any |= !IsFinite<T>(pair) || !IsFinite<T>(pair >> 16);
     }
-  }
+  });
   return any;
 }
 
