@@ -2,6 +2,7 @@
 // and lets the threads take them in turn. How a sequence is cut depends on that sequence alone,
 // never on the batch or the number of threads, so results do not either.
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/parallel.h"
@@ -68,7 +69,7 @@ int64_t PlanSequences(const StepContext& step, const AttentionBatch& batch, int6
     plan.context_len = batch.context_lens.data<int32_t>()[i];
     plan.block_table = batch.block_tables.data<int32_t>() + i * batch.block_tables.row_stride();
     CHECK_GE(plan.num_queries, 0);
-    CHECK_LE(plan.num_queries, plan.context_len);
+    CHECK(plan.num_queries <= plan.context_len || plan.context_len == 0);
     CHECK_LE(CeilDiv(plan.context_len, block_size), batch.block_tables.dim(1));
     if (step.options.rotate_keys != nullptr) {
       CHECK_LE(plan.context_len, step.options.rotate_keys->cos_sin.dim(0));
@@ -156,6 +157,14 @@ void RunTask(const StepContext& step, int64_t task_index, float* scratch) {
   step.context.kernels(step.query.dtype()).attend(task);
 }
 
+// The rows of a sequence that has no keys.
+void ZeroRows(const StepContext& step, const SequencePlan& plan) {
+  for (int64_t t = 0; t < plan.num_queries; ++t) {
+    std::memset(At(step.out, plan.first_query + t, 0), 0,
+                step.out.dim(1) * SizeOf(step.out.dtype()));
+  }
+}
+
 void MergeSplits(const StepContext& step, const SequencePlan& plan) {
   const int64_t stride = PartialStride(step.options.head_dim);
   const auto merge = step.context.kernels(step.out.dtype()).merge_partials;
@@ -196,6 +205,7 @@ void PagedAttention(CpuContext& context, const Tensor& query, const KvSlot& slot
   });
   for (int64_t i = 0; i < num_sequences; ++i) {
     if (step.plans[i].num_splits > 1) MergeSplits(step, step.plans[i]);
+    if (step.plans[i].context_len == 0) ZeroRows(step, step.plans[i]);
   }
 }
 

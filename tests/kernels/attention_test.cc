@@ -20,7 +20,8 @@ struct AttentionShape {
   int queries_per_kv_head = 2;
   int phase = 0;
   int64_t block_size = 16;
-  int rotary_dim = 0;  // > 0: the cache holds unrotated keys
+  int rotary_dim = 0;        // > 0: the cache holds unrotated keys
+  int64_t query_margin = 0;  // elements by which the query's rows lie further apart
   std::vector<SequenceShape> sequences;
 };
 
@@ -115,12 +116,21 @@ class Problem {
             q.push_back(query_.Get(token, h * shape_.head_dim + d));
           }
           const int64_t visible = s.context_len - s.num_queries + t + 1;
-          const auto row = AttentionRowReference(q, keys[kv], values[kv], visible, scale());
+          const auto row = s.context_len == 0
+                               ? std::vector<double>(shape_.head_dim, 0.0)
+                               : AttentionRowReference(q, keys[kv], values[kv], visible, scale());
           out.insert(out.end(), row.begin(), row.end());
         }
       }
     }
     return out;
+  }
+
+  void SetKey(size_t sequence, int64_t head, int64_t position, int dim, double value) {
+    Put(keys_, sequence, head, position, dim, value);
+  }
+  void SetValue(size_t sequence, int64_t head, int64_t position, int dim, double value) {
+    Put(values_, sequence, head, position, dim, value);
   }
 
   // Rotates the cached keys in place of the operator, rounding them as a cache would.
@@ -155,7 +165,8 @@ class Problem {
   }
   HostTensor MakeQuery(DType dtype) {
     const int64_t width = shape_.num_heads * shape_.head_dim;
-    return HostTensor(dtype, {num_tokens_, width}, 3 * width).FillNormal(random_, 2.0);
+    return HostTensor(dtype, {num_tokens_, width}, 3 * width + shape_.query_margin)
+        .FillNormal(random_, 2.0);
   }
   HostTensor MakeCache(DType dtype) const {
     return HostTensor(dtype,
@@ -235,7 +246,7 @@ TEST_P(AttentionTest, HeadDims) {
 }
 
 TEST_P(AttentionTest, BlockSizes) {
-  for (int64_t block_size : {1, 2, 3, 5, 8, 16, 31, 32}) {
+  for (int64_t block_size : {1, 2, 3, 5, 8, 16, 31, 32, 64}) {
     Check({.head_dim = 16, .block_size = block_size, .sequences = kMixed});
   }
 }
@@ -282,6 +293,31 @@ TEST_P(AttentionTest, ManyTilesOfRows) {
          .num_kv_heads = 1,
          .queries_per_kv_head = 12,
          .sequences = {{50, 70}}});
+}
+
+// More sequences than a warp has lanes, of all kinds.
+TEST_P(AttentionTest, ManySequences) {
+  Random random(8);
+  std::vector<SequenceShape> sequences;
+  for (int i = 0; i < 75; ++i) {
+    const int64_t num_queries = random.Below(4);
+    sequences.push_back({num_queries, num_queries + random.Below(20)});
+  }
+  sequences[50] = {140, 150};
+  Check({.head_dim = 16, .sequences = sequences});
+}
+
+TEST_P(AttentionTest, QueriesThatAreNotAligned) {
+  for (int64_t margin : {1, 2}) {
+    Check({.head_dim = 64, .query_margin = margin, .sequences = kMixed});
+  }
+}
+
+// Graphs of recorded steps fill up with such sequences.
+TEST_P(AttentionTest, NoContextGivesZeros) {
+  for (int head_dim : {18, 64}) {
+    Check({.head_dim = head_dim, .sequences = {{1, 0}, {3, 0}, {5, 9}, {1, 7}, {1, 0}}});
+  }
 }
 
 TEST_P(AttentionTest, RotatesKeysAsItReads) {
@@ -349,6 +385,30 @@ TEST_P(AttentionTest, NanInAQueryShows) {
   for (int64_t t = 0; t < 31; ++t) {
     for (int64_t d = 0; d < 4 * 32; ++d) {
       EXPECT_EQ(std::isnan(out.Get(t, d)), (t == 0 || t == 9) && d < 32) << t << " " << d;
+    }
+  }
+}
+
+// It also shows in whatever sees a key or a value that is one, and in nothing else.
+TEST_P(AttentionTest, NanInTheCacheShows) {
+  constexpr int64_t kQueries = 80, kContext = 150, kPosition = 101;
+  constexpr int kDim = 3;
+  for (int head_dim : {32, 46}) {
+    for (bool in_key : {true, false}) {
+      // On CPUs a weight of zero does not hide a value.
+      if (!in_key && !on_gpu()) continue;
+      const AttentionShape shape = {.head_dim = head_dim, .sequences = {{kQueries, kContext}}};
+      Problem problem(shape, dtype(), 6);
+      in_key ? problem.SetKey(0, 1, kPosition, kDim, std::nan(""))
+             : problem.SetValue(0, 1, kPosition, kDim, std::nan(""));
+      const HostTensor out = problem.Run(stream(), dtype());
+      for (int64_t t = 0; t < kQueries; ++t) {
+        const bool sees = kContext - kQueries + t >= kPosition;
+        for (int64_t d = 0; d < 4 * head_dim; ++d) {
+          const bool expected = sees && d >= 2 * head_dim && (in_key || d % head_dim == kDim);
+          EXPECT_EQ(std::isnan(out.Get(t, d)), expected) << t << " " << d;
+        }
+      }
     }
   }
 }
