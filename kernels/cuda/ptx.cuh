@@ -120,6 +120,18 @@ __device__ __forceinline__ void WaitForKernelBefore() {
 #endif
 }
 
+// To global memory in one access. As an assignment the compiler is free to take it apart, and does,
+// as soon as the value was put together from its parts.
+__device__ __forceinline__ void StoreGlobal(uint4* to, uint4 v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+__device__ __forceinline__ void StoreGlobal(uint2* to, uint2 v) {
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};" : : "l"(to), "r"(v.x), "r"(v.y) : "memory");
+}
+
 __device__ __forceinline__ float Exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -7,6 +7,29 @@ namespace {
 
 class PointwiseTest : public KernelTest {};
 
+// Between rows, in elements: none, so that rows of GPUs' widths begin where their widest accesses
+// may, and one after which they do not.
+constexpr int64_t kGaps[] = {0, 3};
+
+struct NormCase {
+  int64_t tokens, hidden, gap;
+  std::string Name() const {
+    return std::to_string(tokens) + " x " + std::to_string(hidden) + " + " + std::to_string(gap);
+  }
+};
+// Widths on both sides of where a GPU gives a thread more of a row, and beyond its registers.
+std::vector<NormCase> NormCases() {
+  std::vector<NormCase> cases;
+  for (int64_t gap : kGaps) {
+    for (int64_t hidden : {1, 7, 16, 33, 768, 1028, 1031}) {
+      for (int64_t tokens : {0, 1, 3, 65}) cases.push_back({tokens, hidden, gap});
+    }
+    for (int64_t hidden : {5120, 8192, 8196, 16384, 16388}) cases.push_back({2, hidden, gap});
+    cases.push_back({1003, 4, gap});
+  }
+  return cases;
+}
+
 TEST_P(PointwiseTest, EmbeddingLookupIsZeroOutsideTheShard) {
   Random random(1);
   constexpr int64_t kRows = 11;
@@ -29,21 +52,21 @@ TEST_P(PointwiseTest, EmbeddingLookupIsZeroOutsideTheShard) {
 
 TEST_P(PointwiseTest, LayerNormMatchesReference) {
   Random random(2);
-  for (int64_t tokens : {0, 1, 3, 65}) {
-    for (int64_t hidden : {1, 7, 16, 33, 768, 1031}) {
-      HostTensor x = HostTensor(DType::kFloat32, {tokens, hidden}, hidden + 3).FillNormal(random);
-      // A mean far from zero would show a variance taken as a difference of squares.
-      for (int64_t t = 0; t < tokens; ++t) {
-        for (int64_t i = 0; i < hidden; ++i) x.Set(t, i, x.Get(t, i) + 10.0);
-      }
-      const HostTensor weight = HostTensor(DType::kFloat32, {hidden}).FillNormal(random);
-      const HostTensor bias = HostTensor(DType::kFloat32, {hidden}).FillNormal(random);
-      HostTensor out(dtype(), {tokens, hidden});
-      LayerNorm(stream(), x.tensor(), weight.tensor(), bias.tensor(), 1e-5f, out.tensor());
-      // The mean's own rounding, 10 * 6e-8, is amplified by weights of up to 4.
-      ExpectNear(LayerNormReference(x, weight, bias, 1e-5), out, dtype(),
-                 "hidden " + std::to_string(hidden), 4.0);
+  for (const NormCase& c : NormCases()) {
+    HostTensor x =
+        HostTensor(DType::kFloat32, {c.tokens, c.hidden}, c.hidden + c.gap).FillNormal(random);
+    // A mean far from zero would show a variance taken as a difference of squares; but the sum of a
+    // long row of them is itself rounded by more than is allowed here.
+    const double shift = c.hidden < 16384 ? 10.0 : 1.0;
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      for (int64_t i = 0; i < c.hidden; ++i) x.Set(t, i, x.Get(t, i) + shift);
     }
+    const HostTensor weight = HostTensor(DType::kFloat32, {c.hidden}).FillNormal(random);
+    const HostTensor bias = HostTensor(DType::kFloat32, {c.hidden}).FillNormal(random);
+    HostTensor out(dtype(), {c.tokens, c.hidden});
+    LayerNorm(stream(), x.tensor(), weight.tensor(), bias.tensor(), 1e-5f, out.tensor());
+    // The mean's own rounding, 10 * 6e-8, is amplified by weights of up to 4.
+    ExpectNear(LayerNormReference(x, weight, bias, 1e-5), out, dtype(), c.Name(), 4.0);
   }
 }
 
@@ -59,59 +82,55 @@ TEST_P(PointwiseTest, LayerNormInPlace) {
 
 TEST_P(PointwiseTest, RmsNormMatchesReference) {
   Random random(5);
-  for (int64_t tokens : {0, 1, 3, 65}) {
-    for (int64_t hidden : {1, 7, 16, 33, 768, 1031}) {
-      const HostTensor x =
-          HostTensor(DType::kFloat32, {tokens, hidden}, hidden + 3).FillNormal(random);
-      const HostTensor weight = HostTensor(DType::kFloat32, {hidden}).FillNormal(random);
-      HostTensor out(dtype(), {tokens, hidden});
-      RmsNorm(stream(), x.tensor(), weight.tensor(), 1e-6f, out.tensor());
-      ExpectNear(RmsNormReference(x, weight, 1e-6), out, dtype(),
-                 "hidden " + std::to_string(hidden), 4.0);
-    }
+  for (const NormCase& c : NormCases()) {
+    const HostTensor x =
+        HostTensor(DType::kFloat32, {c.tokens, c.hidden}, c.hidden + c.gap).FillNormal(random);
+    const HostTensor weight = HostTensor(DType::kFloat32, {c.hidden}).FillNormal(random);
+    HostTensor out(dtype(), {c.tokens, c.hidden});
+    RmsNorm(stream(), x.tensor(), weight.tensor(), 1e-6f, out.tensor());
+    ExpectNear(RmsNormReference(x, weight, 1e-6), out, dtype(), c.Name(), 4.0);
   }
 }
 
 // x, weight, bias and an addend of a norm; twice the same from the same seed.
 struct NormInputs {
-  NormInputs(int64_t tokens, int64_t hidden, int64_t gap)
-      : x(HostTensor(DType::kFloat32, {tokens, hidden}, hidden + gap).FillNormal(random)),
-        add(HostTensor(DType::kFloat32, {tokens, hidden}, hidden + 2 * gap).FillNormal(random)),
-        weight(HostTensor(DType::kFloat32, {hidden}).FillNormal(random)),
-        bias(HostTensor(DType::kFloat32, {hidden}).FillNormal(random)) {}
+  explicit NormInputs(const NormCase& c)
+      : x(HostTensor(DType::kFloat32, {c.tokens, c.hidden}, c.hidden + c.gap).FillNormal(random)),
+        add(HostTensor(DType::kFloat32, {c.tokens, c.hidden}, c.hidden + 2 * c.gap)
+                .FillNormal(random)),
+        weight(HostTensor(DType::kFloat32, {c.hidden}).FillNormal(random)),
+        bias(HostTensor(DType::kFloat32, {c.hidden}).FillNormal(random)) {}
 
   Random random{10};
   HostTensor x, add, weight, bias;
 };
 
-// The sum is AddInPlace's to the bit, and on the CPU so is its norm.
-TEST_P(PointwiseTest, NormsOfASumAreThoseAfterAddInPlace) {
-  for (int64_t tokens : {0, 1, 5, 67}) {
-    for (int64_t hidden : {1, 7, 33, 64, 768, 1031, 2052, 5120}) {
-      for (int64_t gap : {0, 5}) {
-        for (bool layer_norm : {true, false}) {
-          const NormInputs apart(tokens, hidden, gap), fused(tokens, hidden, gap);
-          const HostTensor expected(dtype(), {tokens, hidden}), out(dtype(), {tokens, hidden});
-          AddInPlace(stream(), apart.add.tensor(), apart.x.tensor());
-          if (layer_norm) {
-            LayerNorm(stream(), apart.x.tensor(), apart.weight.tensor(), apart.bias.tensor(), 1e-5f,
-                      expected.tensor());
-            LayerNorm(stream(), fused.x.tensor(), fused.weight.tensor(), fused.bias.tensor(), 1e-5f,
-                      out.tensor(), fused.add.tensor());
-          } else {
-            RmsNorm(stream(), apart.x.tensor(), apart.weight.tensor(), 1e-5f, expected.tensor());
-            RmsNorm(stream(), fused.x.tensor(), fused.weight.tensor(), 1e-5f, out.tensor(),
-                    fused.add.tensor());
-          }
-          EXPECT_EQ(fused.x.Values(), apart.x.Values());
-          EXPECT_EQ(out.Values(), expected.Values()) << tokens << " x " << hidden;
-          EXPECT_TRUE(out.MarginIntact() && fused.x.MarginIntact());
-          ExpectNear(layer_norm ? LayerNormReference(apart.x, apart.weight, apart.bias, 1e-5)
-                                : RmsNormReference(apart.x, apart.weight, 1e-5),
-                     out, dtype(), "hidden " + std::to_string(hidden), 4.0);
-        }
-      }
-    }
+TEST_P(PointwiseTest, LayerNormOfASumIsThatAfterAddInPlace) {
+  for (const NormCase& c : NormCases()) {
+    const NormInputs apart(c), fused(c);
+    const HostTensor expected(dtype(), {c.tokens, c.hidden}), out(dtype(), {c.tokens, c.hidden});
+    AddInPlace(stream(), apart.add.tensor(), apart.x.tensor());
+    LayerNorm(stream(), apart.x.tensor(), apart.weight.tensor(), apart.bias.tensor(), 1e-5f,
+              expected.tensor());
+    LayerNorm(stream(), fused.x.tensor(), fused.weight.tensor(), fused.bias.tensor(), 1e-5f,
+              out.tensor(), fused.add.tensor());
+    EXPECT_EQ(fused.x.Values(), apart.x.Values()) << c.Name();
+    EXPECT_EQ(out.Values(), expected.Values()) << c.Name();
+    EXPECT_TRUE(out.MarginIntact() && fused.x.MarginIntact()) << c.Name();
+  }
+}
+
+TEST_P(PointwiseTest, RmsNormOfASumIsThatAfterAddInPlace) {
+  for (const NormCase& c : NormCases()) {
+    const NormInputs apart(c), fused(c);
+    const HostTensor expected(dtype(), {c.tokens, c.hidden}), out(dtype(), {c.tokens, c.hidden});
+    AddInPlace(stream(), apart.add.tensor(), apart.x.tensor());
+    RmsNorm(stream(), apart.x.tensor(), apart.weight.tensor(), 1e-5f, expected.tensor());
+    RmsNorm(stream(), fused.x.tensor(), fused.weight.tensor(), 1e-5f, out.tensor(),
+            fused.add.tensor());
+    EXPECT_EQ(fused.x.Values(), apart.x.Values()) << c.Name();
+    EXPECT_EQ(out.Values(), expected.Values()) << c.Name();
+    EXPECT_TRUE(out.MarginIntact() && fused.x.MarginIntact()) << c.Name();
   }
 }
 
@@ -130,12 +149,14 @@ TEST_P(PointwiseTest, HeadRmsNormMatchesReference) {
   Random random(7);
   for (int64_t head_dim : {1, 15, 32, 46, 90, 128, 512}) {
     for (int64_t num_heads : {1, 3}) {
-      const int64_t width = num_heads * head_dim;
-      HostTensor x = HostTensor(dtype(), {9, width}, width + 5).FillNormal(random, 3.0);
-      const HostTensor weight = HostTensor(DType::kFloat32, {head_dim}).FillNormal(random);
-      const auto expected = RmsNormReference(x, weight, 1e-6);
-      HeadRmsNorm(stream(), weight.tensor(), 1e-6f, x.tensor());
-      ExpectNear(expected, x, dtype(), "head_dim " + std::to_string(head_dim), 4.0);
+      for (int64_t gap : kGaps) {
+        const int64_t width = num_heads * head_dim;
+        HostTensor x = HostTensor(dtype(), {9, width}, width + gap).FillNormal(random, 3.0);
+        const HostTensor weight = HostTensor(DType::kFloat32, {head_dim}).FillNormal(random);
+        const auto expected = RmsNormReference(x, weight, 1e-6);
+        HeadRmsNorm(stream(), weight.tensor(), 1e-6f, x.tensor());
+        ExpectNear(expected, x, dtype(), "head_dim " + std::to_string(head_dim), 4.0);
+      }
     }
   }
 }
@@ -145,9 +166,10 @@ TEST_P(PointwiseTest, GatedActivationMatchesReference) {
   for (Activation activation : {Activation::kNone, Activation::kGelu, Activation::kGeluTanh,
                                 Activation::kRelu, Activation::kSilu}) {
     for (int64_t tokens : {0, 1, 70}) {
-      for (int64_t n : {1, 7, 32, 96, 1031}) {
+      for (int64_t n : {1, 7, 32, 96, 1031, 2056}) {
+        const int64_t gap = kGaps[(tokens + n) % 2];
         const HostTensor gate_up =
-            HostTensor(dtype(), {tokens, 2 * n}, 2 * n + 3).FillNormal(random, 2.0);
+            HostTensor(dtype(), {tokens, 2 * n}, 2 * n + gap).FillNormal(random, 2.0);
         HostTensor out(dtype(), {tokens, n});
         GatedActivation(stream(), gate_up.tensor(), activation, out.tensor());
         ExpectNear(GatedActivationReference(gate_up, activation), out, dtype(),
@@ -187,6 +209,27 @@ TEST_P(PointwiseTest, AddInPlaceIsExact) {
     AddInPlace(stream(), y.tensor(), x.tensor());
     EXPECT_EQ(x.Values(), expected);
     EXPECT_TRUE(x.MarginIntact());
+  }
+}
+
+TEST_P(PointwiseTest, ConcatColumnsIsExact) {
+  Random random(11);
+  for (int64_t n : {1, 7, 32, 1100}) {
+    for (int64_t num_parts : {1, 3}) {
+      for (int64_t gap : kGaps) {
+        constexpr int64_t kTokens = 5;
+        const HostTensor parts =
+            HostTensor(DType::kFloat32, {num_parts, kTokens, n}).FillNormal(random);
+        const HostTensor out(DType::kFloat32, {kTokens, num_parts * n}, num_parts * n + gap);
+        ConcatColumns(stream(), parts.tensor(), out.tensor());
+        for (int64_t t = 0; t < kTokens; ++t) {
+          for (int64_t i = 0; i < num_parts * n; ++i) {
+            ASSERT_EQ(out.Get(t, i), parts.Get(i / n, t * n + i % n)) << t << ", " << i;
+          }
+        }
+        EXPECT_TRUE(out.MarginIntact());
+      }
+    }
   }
 }
 

@@ -49,6 +49,9 @@ inline uint4 LoadStreaming(const void* from, bool valid) {
 inline void LetNextKernelStart() {}
 inline void WaitForKernelBefore() {}
 
+inline void StoreGlobal(uint4* to, uint4 v) { *to = v; }
+inline void StoreGlobal(uint2* to, uint2 v) { *to = v; }
+
 // Subnormal results are zero, as the instruction's are.
 inline float Exp2(float x) {
   const float y = exp2f(x);
