@@ -13,6 +13,7 @@
 
 namespace polystrate {
 
+absl::Status BenchAttention(const Arguments& arguments);
 absl::Status BenchCapacity(const Arguments& arguments);
 absl::Status BenchSharing(const Arguments& arguments);
 absl::Status BenchServe(const Arguments& arguments);

@@ -114,6 +114,38 @@ TEST_F(BenchTest, SharingCountsBytesAndOperations) {
   EXPECT_EQ(*order[2].AsString("order"), "MLKV-1");
 }
 
+// Bytes and operations do not depend on the machine either.
+TEST(BenchAttention, CountsBytesAndOperations) {
+  const TempDir dir;
+  const std::string file = dir.File("report.json");
+  const CommandResult result = RunCommand(
+      Polystrate({"bench", "attention", "--quick", "--threads", "1", "--json", file}), kTimeout);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const Json json = *Json::Parse(ReadFile(file), "report.json");
+  EXPECT_GT(*json.root().GetObject("limits")->GetDouble("read_gb_per_s"), 0);
+  struct Expected {
+    const char* phase;
+    int64_t kv_heads, kv_elements, queries, pairs;
+  };
+  // Two sequences of 40 tokens decode, one of 48 prefills; 4 heads of 32.
+  const Expected expected[] = {{"decode", 4, 2 * 2 * 40 * 4 * 32, 2, 2 * 40},
+                               {"decode", 1, 2 * 2 * 40 * 1 * 32, 2, 2 * 40},
+                               {"prefill", 4, 2 * 48 * 4 * 32, 48, 48 * 49 / 2},
+                               {"prefill", 1, 2 * 48 * 1 * 32, 48, 48 * 49 / 2}};
+  const auto rows = json.root().GetArray("rows")->Elements();
+  ASSERT_EQ(rows.size(), std::size(expected));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Expected& one = expected[i];
+    EXPECT_EQ(*rows[i].GetString("phase"), one.phase);
+    EXPECT_EQ(*rows[i].GetInt("kv_heads"), one.kv_heads);
+    EXPECT_EQ(*rows[i].GetDouble("bytes"), 2.0 * (one.kv_elements + 2 * one.queries * 4 * 32));
+    EXPECT_EQ(*rows[i].GetDouble("operations"), 4.0 * 4 * 32 * one.pairs);
+    for (const char* key : {"predicted_ms", "median_ms", "read_share", "matrix_share"}) {
+      EXPECT_GT(*rows[i].GetDouble(key), 0) << key;
+    }
+  }
+}
+
 TEST(BenchBadInput, IsRefused) {
   ExpectRefused({}, "bench needs a kind: capacity");
   ExpectRefused({"capcity"}, "there is no bench \"capcity\"; the kinds are capacity, sharing");
@@ -132,6 +164,9 @@ TEST(BenchBadInput, IsRefused) {
   ExpectRefused({"sharing", "--dtype", "float16"}, "--dtype is \"float16\"");
   ExpectRefused({"sharing", "--kv_memory", "1000000000000000"}, "name fewer --variants");
   ExpectRefused({"sharing", "--quick", "--variants", "nonsense"}, "no \"nonsense\"");
+  ExpectRefused({"attention", "--kv_heads", "5"}, "--kv_heads has 5");
+  ExpectRefused({"attention", "--phase", "both ways"}, "--phase is \"both ways\"");
+  ExpectRefused({"attention", "--device", "tpu"}, "--device is \"tpu\"");
   ExpectRefused({"capacity", "--svg", "/no/such/folder/a.svg"}, "--svg: cannot write /no/such");
   const TempDir dir;
   ExpectRefused({"capacity", "--kv_memory", "1", "--json", dir.File("a.json")}, "no KV block");
