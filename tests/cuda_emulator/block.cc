@@ -1,5 +1,7 @@
 #include "tests/cuda_emulator/block.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -49,8 +51,13 @@ std::string Describe(const std::source_location& at) {
 
 bool SamePlace(const std::source_location& a, const std::source_location& b) {
   return a.line() == b.line() && a.column() == b.column() &&
-         std::strcmp(a.file_name(), b.file_name()) == 0;
+         (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
 }
+
+struct Warp {
+  uint32_t running = 0;  // lanes that have not returned
+  uint32_t waiting = 0;  // lanes in MeetWarp
+};
 
 // One operating system's thread's: the block that it runs, and the stacks that blocks share.
 class Block {
@@ -73,6 +80,7 @@ class Block {
 
   const KernelLaunch* launch_ = nullptr;
   std::vector<std::unique_ptr<Thread>> threads_;
+  std::array<Warp, kMaxThreads / kWarpSize> warps_;
   int num_threads_ = 0;
   int current_ = 0;
   int num_done_ = 0;
@@ -86,9 +94,11 @@ thread_local Block this_block;
 void Block::RunThread(void* block) {
   auto* self = static_cast<Block*>(block);
   self->launch_->body();
-  self->current().state = State::kDone;
+  Thread& thread = self->current();
+  thread.state = State::kDone;
+  self->warps_[self->current_ / kWarpSize].running &= ~(1u << thread.place.lane);
   ++self->num_done_;
-  self->current().fiber.Suspend();
+  thread.fiber.Suspend();
 }
 
 void Block::Start(const KernelLaunch& launch, uint3 index) {
@@ -101,8 +111,10 @@ void Block::Start(const KernelLaunch& launch, uint3 index) {
   while (static_cast<int>(threads_.size()) < num_threads_) {
     threads_.push_back(std::make_unique<Thread>());
   }
+  warps_.fill({});
   for (int i = 0; i < num_threads_; ++i) {
     Thread& thread = *threads_[i];
+    warps_[i / kWarpSize].running |= 1u << i % kWarpSize;
     const unsigned plane = launch.block.x * launch.block.y;
     thread.place.thread_index = {i % launch.block.x, i % plane / launch.block.x, i / plane};
     thread.place.lane = i % kWarpSize;
@@ -197,19 +209,20 @@ void Block::MeetLanes(uint32_t mask, void* data, Combine combine,
   self.mask = mask;
   self.data = data;
   self.combine = combine;
+  warps_[current_ / kWarpSize].waiting |= 1u << self.place.lane;
   if (!TryMeet(current_)) self.fiber.Suspend();
 }
 
 bool Block::TryMeet(int thread) {
   const Thread& self = *threads_[thread];
+  Warp& warp = warps_[thread / kWarpSize];
+  const uint32_t lanes = self.mask & warp.running;
+  if ((lanes & ~warp.waiting) != 0) return false;
   const int begin = thread / kWarpSize * kWarpSize;
   void* data[kWarpSize] = {};
   for (int lane = 0; lane < kWarpSize; ++lane) {
-    const int i = begin + lane;
-    if ((self.mask >> lane & 1u) == 0 || i >= num_threads_) continue;
-    const Thread& other = *threads_[i];
-    if (other.state == State::kDone) continue;
-    if (other.state != State::kInWarp) return false;
+    if ((lanes >> lane & 1u) == 0) continue;
+    const Thread& other = *threads_[begin + lane];
     if (other.mask != self.mask || other.combine != self.combine ||
         !SamePlace(other.waits_at, self.waits_at)) {
       KernelFault(absl::StrCat("calls a warp's function at ", Describe(self.waits_at),
@@ -220,8 +233,9 @@ bool Block::TryMeet(int thread) {
     data[lane] = other.data;
   }
   self.combine(data);
+  warp.waiting &= ~lanes;
   for (int lane = 0; lane < kWarpSize; ++lane) {
-    if (data[lane] != nullptr) threads_[begin + lane]->state = State::kReady;
+    if ((lanes >> lane & 1u) != 0) threads_[begin + lane]->state = State::kReady;
   }
   return true;
 }
