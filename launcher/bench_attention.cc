@@ -142,15 +142,15 @@ absl::Status BenchAttention(const Arguments& arguments) {
   if (quick) {
     options = Options{{DType::kBFloat16, 16, 1, 1 << 20}, 2, 40, 1, 48, 4, "4,1", 32};
   }
+  ASSIGN_OR_RETURN(const Stream stream, machine.Open());
   if (dtype.has_value()) {
-    ASSIGN_OR_RETURN(options.bench.dtype, ChooseDType(dtype, ModelConfig()));
+    ASSIGN_OR_RETURN(options.bench.dtype, ChooseDType(dtype, ModelConfig(), stream.device().type));
   }
   Report report;
   report.options = options;
   report.device = machine.device;
   ASSIGN_OR_RETURN(report.shapes, Shapes(options));
   RETURN_IF_ERROR(CheckWritable("json", json));
-  ASSIGN_OR_RETURN(const Stream stream, machine.Open());
   MeasureLimits(stream, options.bench.dtype, options.bench.sweep_bytes, &report.limits);
   Progress progress("measuring", /*shown=*/true);
   ASSIGN_OR_RETURN(report.timings, MeasureAttention(stream, report.shapes, options.bench,
