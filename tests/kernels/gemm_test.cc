@@ -6,13 +6,16 @@ namespace {
 struct Shape {
   int64_t m, n, k;
 };
-// Around the edges of the tiles (4 weights, 2 or 4 rows, 8 to 32 elements of k), of the passes (64
-// rows and columns), of the border to the library; MLKV's odd sizes; nothing at all.
-constexpr Shape kShapes[] = {{0, 5, 7},     {1, 1, 1},     {1, 64, 32},   {1, 130, 768},
-                             {2, 3, 93},    {3, 65, 31},   {4, 66, 33},   {5, 7, 16},
-                             {7, 129, 100}, {8, 64, 64},   {15, 31, 93},  {16, 33, 95},
-                             {17, 40, 93},  {33, 129, 65}, {65, 67, 127}, {64, 128, 96},
-                             {3, 4, 1},     {40, 1, 33},   {129, 50, 17}, {1, 3777, 96}};
+// Around the edges of the CPU's tiles (4 weights, 2 or 4 rows, 8 to 32 elements of k) and passes
+// (64 rows and columns), of a GPU's (8 or 16 rows, 16 weights, 8, 64, 512 and 2048 elements of k),
+// of the borders to the libraries (16 and 32 rows); more weights than a GPU's thread blocks take in
+// one tile each; MLKV's odd sizes; nothing at all.
+constexpr Shape kShapes[] = {
+    {0, 5, 7},     {1, 1, 1},     {1, 64, 32},   {1, 130, 768}, {2, 3, 93},    {3, 65, 31},
+    {4, 66, 33},   {5, 7, 16},    {7, 129, 100}, {8, 64, 64},   {15, 31, 93},  {16, 33, 95},
+    {17, 40, 93},  {33, 129, 65}, {65, 67, 127}, {64, 128, 96}, {3, 4, 1},     {40, 1, 33},
+    {129, 50, 17}, {1, 3777, 96}, {1, 17, 520},  {2, 15, 2056}, {8, 20, 1032}, {9, 33, 4104},
+    {17, 24, 64},  {33, 40, 72},  {200, 24, 40}, {20, 5, 0}};
 
 std::string Describe(const Shape& s) {
   return "m " + std::to_string(s.m) + " n " + std::to_string(s.n) + " k " + std::to_string(s.k);
@@ -34,13 +37,27 @@ TEST_P(GemmTest, MatchesReferenceOnOddShapes) {
   }
 }
 
+// More weights than a GPU's thread blocks take in one tile each.
+TEST_P(GemmTest, ManyWeights) {
+  Random random(7);
+  const Shape s = {9, 4300, 72};
+  const HostTensor x = HostTensor(dtype(), {s.m, s.k}).FillNormal(random);
+  const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random, 0.1);
+  const HostTensor bias = HostTensor(DType::kFloat32, {s.n}).FillNormal(random);
+  HostTensor out(dtype(), {s.m, s.n});
+  Gemm(stream(), x.tensor(), weight.tensor(), bias.tensor(), out.tensor());
+  ExpectNear(GemmReference(x, weight, &bias, Activation::kNone), out, dtype(), Describe(s));
+}
+
 TEST_P(GemmTest, StridedRowsBiasAndActivation) {
   Random random(2);
   for (Activation activation : {Activation::kNone, Activation::kGelu, Activation::kGeluTanh,
                                 Activation::kRelu, Activation::kSilu}) {
     for (const Shape& s : kShapes) {
       const double scale = 1.0 / std::sqrt(static_cast<double>(s.k));
-      const HostTensor x = HostTensor(dtype(), {s.m, s.k}, s.k + 5).FillNormal(random);
+      // Where rows can begin on 16 bytes, they do.
+      const int64_t x_stride = s.k + (s.k % 8 == 0 ? 8 : 5);
+      const HostTensor x = HostTensor(dtype(), {s.m, s.k}, x_stride).FillNormal(random);
       const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random, scale);
       const HostTensor bias = HostTensor(DType::kFloat32, {s.n}).FillNormal(random);
       HostTensor out(dtype(), {s.m, s.n}, s.n + 3);
@@ -67,20 +84,37 @@ TEST_P(GemmTest, Accumulates) {
   }
 }
 
-// With few rows, what a row gives does not depend on the rows beside it.
+// With few rows (up to 32 on the CPU, 16 on a GPU), what a row gives does not depend on the rows
+// beside it.
 TEST_P(GemmTest, FewRowsAreIndependent) {
   Random random(4);
-  constexpr int64_t kRows = 32, kN = 37, kK = 333;
-  const HostTensor x = HostTensor(dtype(), {kRows, kK}).FillNormal(random);
-  const HostTensor weight = HostTensor(dtype(), {kN, kK}).FillNormal(random);
-  HostTensor all(DType::kFloat32, {kRows, kN});
-  Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), all.tensor());
-  for (int64_t m = 1; m < kRows; ++m) {
-    HostTensor some(DType::kFloat32, {m, kN});
-    Gemm(stream(), x.tensor().Rows(kRows - m, m), weight.tensor(), Tensor(), some.tensor());
-    for (int64_t i = 0; i < m * kN; ++i) {
-      ASSERT_EQ(some.Get(i / kN, i % kN), all.Get(kRows - m + i / kN, i % kN)) << m << " rows";
+  const int64_t rows = on_gpu() ? 16 : 32;
+  constexpr int64_t kN = 37;
+  for (int64_t k : {333, 1032}) {
+    const HostTensor x = HostTensor(dtype(), {rows, k}).FillNormal(random);
+    const HostTensor weight = HostTensor(dtype(), {kN, k}).FillNormal(random);
+    HostTensor all(DType::kFloat32, {rows, kN});
+    Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), all.tensor());
+    for (int64_t m = 1; m < rows; ++m) {
+      HostTensor some(DType::kFloat32, {m, kN});
+      Gemm(stream(), x.tensor().Rows(rows - m, m), weight.tensor(), Tensor(), some.tensor());
+      for (int64_t i = 0; i < m * kN; ++i) {
+        ASSERT_EQ(some.Get(i / kN, i % kN), all.Get(rows - m + i / kN, i % kN)) << m << " rows";
+      }
     }
+  }
+}
+
+// The same bits every time.
+TEST_P(GemmTest, Repeats) {
+  Random random(6);
+  for (const Shape& s : {Shape{1, 1500, 2064}, {3, 40, 333}, {16, 100, 520}, {40, 64, 96}}) {
+    const HostTensor x = HostTensor(dtype(), {s.m, s.k}).FillNormal(random);
+    const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random);
+    HostTensor first(DType::kFloat32, {s.m, s.n}), again(DType::kFloat32, {s.m, s.n});
+    Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), first.tensor());
+    Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), again.tensor());
+    EXPECT_EQ(first.Values(), again.Values()) << Describe(s);
   }
 }
 
