@@ -8,8 +8,7 @@ struct Shape {
 };
 // Around the edges of the CPU's tiles (4 weights, 2 or 4 rows, 8 to 32 elements of k) and passes
 // (64 rows and columns), of a GPU's (8 or 16 rows, 16 weights, 8, 64, 512 and 2048 elements of k),
-// of the borders to the libraries (16 and 32 rows); more weights than a GPU's thread blocks take in
-// one tile each; MLKV's odd sizes; nothing at all.
+// of the borders to the libraries (16 and 32 rows); MLKV's odd sizes; nothing at all.
 constexpr Shape kShapes[] = {
     {0, 5, 7},     {1, 1, 1},     {1, 64, 32},   {1, 130, 768}, {2, 3, 93},    {3, 65, 31},
     {4, 66, 33},   {5, 7, 16},    {7, 129, 100}, {8, 64, 64},   {15, 31, 93},  {16, 33, 95},
@@ -47,6 +46,17 @@ TEST_P(GemmTest, ManyWeights) {
   HostTensor out(dtype(), {s.m, s.n});
   Gemm(stream(), x.tensor(), weight.tensor(), bias.tensor(), out.tensor());
   ExpectNear(GemmReference(x, weight, &bias, Activation::kNone), out, dtype(), Describe(s));
+}
+
+// As many columns as make a GPU keep the products of some rows only.
+TEST_P(GemmTest, ManyRowsOfManyWeights) {
+  Random random(8);
+  const Shape s = {150, 72000, 8};
+  const HostTensor x = HostTensor(dtype(), {s.m, s.k}).FillNormal(random);
+  const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random);
+  HostTensor out(dtype(), {s.m, s.n});
+  Gemm(stream(), x.tensor(), weight.tensor(), Tensor(), out.tensor(), {Activation::kRelu});
+  ExpectNear(GemmReference(x, weight, nullptr, Activation::kRelu), out, dtype(), Describe(s), 3.0);
 }
 
 TEST_P(GemmTest, StridedRowsBiasAndActivation) {
