@@ -84,7 +84,7 @@ void Dot(const DotTask& task) {
   tile.x_stride = task.x_stride;
   tile.k = task.k;
   // Whole tiles ahead: far enough to hide the memory's latency behind the arithmetic between.
-  const int64_t tile_elements = kTileWeights * task.k;
+  const int64_t tile_elements = task.k > 0 ? kTileWeights * task.k : 1;
   tile.prefetch =
       (kPrefetchBytes / static_cast<int64_t>(sizeof(T)) / tile_elements + 1) * tile_elements;
   for (int n = 0; n < task.n; n += kTileWeights) {
