@@ -213,6 +213,18 @@ struct SampleRow {
   int32_t history_end = 0;
   int32_t biases_begin = 0;
   int32_t biases_end = 0;
+
+  // What the parameters come to.
+  constexpr bool IsGreedy() const { return temperature < 1e-5f; }
+  constexpr bool HasTopK(int64_t vocab_size) const { return top_k > 0 && top_k < vocab_size; }
+  // Whether tokens are drawn in the order of their logits, not in that of their ids.
+  constexpr bool DrawsInOrder(int64_t vocab_size) const {
+    return HasTopK(vocab_size) || top_p < 1.0f;
+  }
+  // False: the row's lists leave its logits as they are.
+  constexpr bool AdjustsLogits() const {
+    return history_begin < history_end || biases_begin < biases_end;
+  }
 };
 // The histories and biases of all rows.
 struct SampleLists {

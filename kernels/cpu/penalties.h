@@ -5,9 +5,6 @@
 
 namespace polystrate::cpu {
 
-// False: AdjustLogits would change nothing.
-bool AdjustsLogits(const SampleRow& row);
-
 // logits: [vocab_size], changed in place; sparse, so the cost is that of the row's lists.
 void AdjustLogits(const SampleRow& row, const SampleLists& lists, float* logits);
 

@@ -2,16 +2,14 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/core/philox.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/penalties.h"
-#include "kernels/cpu/philox.h"
 #include "kernels/cpu/scoring.h"
 
 namespace polystrate::cpu {
 namespace {
-
-constexpr float kGreedyTemperature = 1e-5f;
 
 struct Candidate {
   float logit;
@@ -143,18 +141,10 @@ int32_t DrawFromSorted(const Row& row, const Candidate* candidates, int64_t coun
   return candidates[chosen].id;
 }
 
-bool HasTopK(const SampleRow& options, int64_t vocab_size) {
-  return options.top_k > 0 && options.top_k < vocab_size;
-}
-
-bool HasToSort(const SampleRow& options, int64_t vocab_size) {
-  return HasTopK(options, vocab_size) || options.top_p < 1.0f;
-}
-
 // Bytes of scratch that Draw takes.
 int64_t DrawScratch(const SampleRow& options, int64_t vocab_size) {
   const size_t per_token =
-      HasToSort(options, vocab_size) ? sizeof(Candidate) + sizeof(float) : sizeof(float);
+      options.DrawsInOrder(vocab_size) ? sizeof(Candidate) + sizeof(float) : sizeof(float);
   return vocab_size * static_cast<int64_t>(per_token);
 }
 
@@ -164,7 +154,7 @@ int32_t DrawFromBest(const CpuContext& context, const Row& row, const SampleRow&
   auto* candidates = static_cast<Candidate*>(scratch);
   auto* weights = reinterpret_cast<float*>(candidates + vocab_size);
   const auto top_p = static_cast<double>(options.top_p);
-  const bool has_top_k = HasTopK(options, vocab_size);
+  const bool has_top_k = options.HasTopK(vocab_size);
   if (!has_top_k && options.min_p <= 0.0f) {
     const int64_t count = TakeTopP(context, row, top_p, weights, candidates);
     return DrawFromSorted(row, candidates, count, uniform);
@@ -184,7 +174,7 @@ int32_t DrawFromBest(const CpuContext& context, const Row& row, const SampleRow&
 int32_t Draw(const CpuContext& context, Row row, const SampleRow& options, void* scratch) {
   row.inverse_temperature = 1.0f / options.temperature;
   const double uniform = UniformDraw(options.seed, options.position);
-  return HasToSort(options, row.vocab_size)
+  return options.DrawsInOrder(row.vocab_size)
              ? DrawFromBest(context, row, options, uniform, scratch)
              : DrawFromAll(context, row, options.min_p, uniform, static_cast<float*>(scratch));
 }
@@ -198,8 +188,8 @@ void SampleOne(const CpuContext& context, const float* logits, int64_t vocab_siz
     result->logprob = std::numeric_limits<float>::quiet_NaN();
     return;
   }
-  const bool greedy = options.temperature < kGreedyTemperature;
-  const bool adjusted = AdjustsLogits(options);
+  const bool greedy = options.IsGreedy();
+  const bool adjusted = options.AdjustsLogits();
   const int64_t draw_bytes = greedy ? 0 : DrawScratch(options, vocab_size);
   const int64_t copy_bytes = adjusted ? vocab_size * static_cast<int64_t>(sizeof(float)) : 0;
   auto* scratch = static_cast<uint8_t*>(arena->Get(draw_bytes + copy_bytes));

@@ -13,13 +13,5 @@ namespace {
 }  // namespace
 
 void DecodeAttention(CudaContext&, const AttentionParams&) { Unwritten("DecodeAttention"); }
-void Sample(CudaContext&, const Tensor&, int64_t, absl::Span<const SampleRow>,
-            absl::Span<SampleResult>, const SampleLists&) {
-  Unwritten("Sample");
-}
-void Score(CudaContext&, const Tensor&, int64_t, absl::Span<const ScoreRow>,
-           absl::Span<ScoreResult>) {
-  Unwritten("Score");
-}
 
 }  // namespace polystrate::cuda

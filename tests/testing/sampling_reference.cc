@@ -8,7 +8,7 @@
 #include <map>
 #include <numeric>
 
-#include "kernels/cpu/philox.h"
+#include "kernels/core/philox.h"
 
 namespace polystrate::testing {
 namespace {
@@ -117,7 +117,7 @@ void ExpectDrawn(const SampleCase& sample, int32_t token_id, double tolerance) {
   ASSERT_LT(place, static_cast<int64_t>(d.ids.size())) << token_id << " was filtered out";
   const double before =
       std::accumulate(d.probabilities.begin(), d.probabilities.begin() + place, 0.0);
-  const double uniform = cpu::UniformDraw(sample.row.seed, sample.row.position);
+  const double uniform = UniformDraw(sample.row.seed, sample.row.position);
   EXPECT_GE(uniform, before - tolerance);
   EXPECT_LE(uniform, before + d.probabilities[place] + tolerance);
 }

@@ -1,14 +1,15 @@
 // Philox4x32-10, the counter-based generator of Salmon et al. 2011 ("Parallel random numbers: as
-// easy as 1, 2, 3"): a pure function of key and counter, so a draw needs no state.
+// easy as 1, 2, 3"): a pure function of key and counter, so a draw needs no state. For
+// every device.
 #pragma once
 
 #include <array>
 #include <cstdint>
 
-namespace polystrate::cpu {
+namespace polystrate {
 
-inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
-                                          std::array<uint32_t, 2> key) {
+constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
+                                             std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53} * counter[0];
     const uint64_t b = uint64_t{0xCD9E8D57} * counter[2];
@@ -21,7 +22,7 @@ inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
 }
 
 // Uniform in [0, 1) with 53 bits, for the token at `position` of the request with `seed`.
-inline double UniformDraw(uint64_t seed, uint64_t position) {
+constexpr double UniformDraw(uint64_t seed, uint64_t position) {
   const auto random =
       Philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0},
                  {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
@@ -29,4 +30,4 @@ inline double UniformDraw(uint64_t seed, uint64_t position) {
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
-}  // namespace polystrate::cpu
+}  // namespace polystrate
