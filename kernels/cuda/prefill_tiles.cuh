@@ -105,19 +105,47 @@ __device__ __forceinline__ void CopyStep(const T* cache, const int64_t* rows, in
   CommitCopies();
 }
 
+// Rotates kPairs neighbours of the first half of a key with those of the second.
+template <int kPairs, typename T>
+__device__ __forceinline__ void RotatePairs(const float* cosines, const float* sines, T* low,
+                                            T* high) {
+  struct alignas(kPairs * sizeof(float)) Floats {
+    float at[kPairs];
+  };
+  struct alignas(kPairs * sizeof(T)) Elements {
+    T at[kPairs];
+  };
+  const Floats cosine = *reinterpret_cast<const Floats*>(cosines);
+  const Floats sine = *reinterpret_cast<const Floats*>(sines);
+  Elements lows = *reinterpret_cast<Elements*>(low), highs = *reinterpret_cast<Elements*>(high);
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const float a = ToFloat(lows.at[i]), b = ToFloat(highs.at[i]);
+    lows.at[i] = FromFloat<T>(a * cosine.at[i] - b * sine.at[i]);
+    highs.at[i] = FromFloat<T>(b * cosine.at[i] + a * sine.at[i]);
+  }
+  *reinterpret_cast<Elements*>(low) = lows;
+  *reinterpret_cast<Elements*>(high) = highs;
+}
+
 // Rotates the step's keys in place, a warp each.
 template <typename T>
 __device__ __forceinline__ void RotateKeys(const AttentionParams& params, int begin, int count,
                                            int pitch, T* keys) {
   const int half = params.rotary_dim / 2;
   for (int row = Warp(); row < count; row += kWarps) {
-    const float* cos_sin = params.cos_sin + int64_t{begin + row} * params.rotary_dim;
-    T* key = keys + row * pitch;
-    for (int j = Lane(); j < half; j += 32) {
-      const float a = ToFloat(key[j]), b = ToFloat(key[half + j]);
-      const float cosine = __ldg(cos_sin + j), sine = __ldg(cos_sin + half + j);
-      key[j] = FromFloat<T>(a * cosine - b * sine);
-      key[half + j] = FromFloat<T>(b * cosine + a * sine);
+    const float* cosines = params.cos_sin + int64_t{begin + row} * params.rotary_dim;
+    const float* sines = cosines + half;
+    T* low = keys + row * pitch;
+    T* high = low + half;
+    if (half % 2 == 0) {
+      for (int j = 2 * Lane(); j < half; j += 64) {
+        RotatePairs<2>(cosines + j, sines + j, low + j, high + j);
+      }
+    } else {
+      for (int j = Lane(); j < half; j += 32) {
+        RotatePairs<1>(cosines + j, sines + j, low + j, high + j);
+      }
     }
   }
 }
