@@ -161,8 +161,7 @@ void PipelineStage::Embed(const StepInputs& inputs, const Activations& a) {
 }
 
 void PipelineStage::RunLayers(const StepInputs& inputs, const Activations& a) {
-  const TransformerContext context = Context();
-  for (const LayerWeights& layer : weights_.layers) DecoderLayer(context, layer, inputs, a);
+  DecoderLayers(Context(), weights_.layers, inputs, a);
 }
 
 void PipelineStage::RunLastStage(const StepPlan& plan, const StepInputs& inputs,
@@ -173,7 +172,7 @@ void PipelineStage::RunLastStage(const StepPlan& plan, const StepInputs& inputs,
     return output_head_->Run(plan, wanted_, a.hidden);
   }
   const TransformerContext context = Context();
-  for (size_t i = 0; i < last_owner_; ++i) DecoderLayer(context, weights_.layers[i], inputs, a);
+  DecoderLayers(context, absl::MakeConstSpan(weights_.layers).first(last_owner_), inputs, a);
   WriteKeysAndValues(context, weights_.layers[last_owner_], inputs, a);
   const Activations wanted = pool_.all.ForGatheredRows(static_cast<int64_t>(wanted_.rows.size()));
   if (!wanted_.rows.empty()) RunWantedRows(inputs, a.hidden, wanted);
@@ -195,9 +194,8 @@ void PipelineStage::RunWantedRows(const StepInputs& inputs, const Tensor& hidden
   EmbeddingLookup(stream, Upload(stream, wanted_.rows, {n}), hidden, /*vocab_begin=*/0,
                   wanted.hidden);  // gathers rows
   DecoderLayerFromQuery(context, weights_.layers[last_owner_], rest, wanted);
-  for (size_t i = last_owner_ + 1; i < weights_.layers.size(); ++i) {
-    DecoderLayer(context, weights_.layers[i], rest, wanted);
-  }
+  DecoderLayers(context, absl::MakeConstSpan(weights_.layers).subspan(last_owner_ + 1), rest,
+                wanted);
 }
 
 absl::Status PipelineStage::AgreeOnHandover() {

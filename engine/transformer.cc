@@ -44,26 +44,27 @@ void KeyValueMlp(const TransformerContext& context, const KeyValueMlpWeights& ml
 }
 
 // a.normed = what the query is projected from, and K and V too unless they have a norm of their
-// own.
-void InputNorm(const TransformerContext& context, const LayerWeights& layer, const Activations& a) {
-  Norm(context.stream, context.config, layer.input_layernorm, a.hidden, a.normed);
+// own. `add`: as for Norm.
+void InputNorm(const TransformerContext& context, const LayerWeights& layer, const Activations& a,
+               const Tensor& add) {
+  Norm(context.stream, context.config, layer.input_layernorm, a.hidden, a.normed, add);
 }
 
-// From a.hidden on.
+// From a.hidden on, which becomes a.hidden + add first unless add is empty.
 Tensor ProjectQuery(const TransformerContext& context, const LayerWeights& layer,
-                    const Activations& a) {
-  InputNorm(context, layer, a);
+                    const Activations& a, const Tensor& add) {
+  InputNorm(context, layer, a, add);
   const Tensor query = Packed(a, 0, QueryColumns(context));
   ProjectRows(context, layer, a, 0, query.dim(1), query);
   return query;
 }
 
-// An owner's, from a.hidden on; they lie behind the query's place, which they leave alone.
+// An owner's, from a.hidden (+ add) on; they lie behind the query's place, which they leave alone.
 Projections ProjectKeyAndValue(const TransformerContext& context, const LayerWeights& layer,
-                               const Activations& a) {
+                               const Activations& a, const Tensor& add) {
   const NormWeights& norm =
       context.config.separate_kv_norm ? layer.kv_layernorm : layer.input_layernorm;
-  Norm(context.stream, context.config, norm, a.hidden, a.normed);
+  Norm(context.stream, context.config, norm, a.hidden, a.normed, add);
   const int64_t query = QueryColumns(context), kv = KvColumns(context);
   if (context.config.use_key_value_mlp) {
     const Projections p = {{}, Packed(a, query, kv), Packed(a, query + kv, kv)};
@@ -76,19 +77,20 @@ Projections ProjectKeyAndValue(const TransformerContext& context, const LayerWei
   return {{}, both.Columns(0, kv), both.Columns(kv, kv)};
 }
 
-// All three of the same rows, in one product where they are one matrix's and of one input.
+// All three of the same rows, in one product where they are one matrix's and of one input; from
+// a.hidden (+ add) on.
 Projections Project(const TransformerContext& context, const LayerWeights& layer,
-                    const Activations& a) {
+                    const Activations& a, const Tensor& add) {
   const ModelConfig& config = context.config;
   if (layer.owner && !config.use_key_value_mlp && !config.separate_kv_norm) {
     const int64_t query = QueryColumns(context), kv = KvColumns(context);
-    InputNorm(context, layer, a);
+    InputNorm(context, layer, a, add);
     ProjectRows(context, layer, a, 0, query + 2 * kv, a.qkv);
     return {a.qkv.Columns(0, query), a.qkv.Columns(query, kv), a.qkv.Columns(query + kv, kv)};
   }
-  Projections p;
-  if (layer.owner) p = ProjectKeyAndValue(context, layer, a);
-  p.query = ProjectQuery(context, layer, a);
+  if (!layer.owner) return {ProjectQuery(context, layer, a, add), {}, {}};
+  Projections p = ProjectKeyAndValue(context, layer, a, add);
+  p.query = ProjectQuery(context, layer, a, /*add=*/{});
   return p;
 }
 
@@ -142,7 +144,7 @@ void Mlp(const TransformerContext& context, const LayerWeights& layer, const Act
        {.accumulate = accumulate});
 }
 
-// From the rotated query on.
+// From the rotated query on; what it leaves in a.block_out is to be added to a.hidden.
 void AttentionAndMlp(const TransformerContext& context, const LayerWeights& layer,
                      const StepInputs& inputs, const Tensor& query, const Activations& a) {
   const Stream& stream = context.stream;
@@ -154,7 +156,6 @@ void AttentionAndMlp(const TransformerContext& context, const LayerWeights& laye
        parallel ? Tensor() : a.block_out);
   Mlp(context, layer, a, /*accumulate=*/parallel);
   context.tp.AllReduceSum(stream, a.block_out);
-  AddInPlace(stream, a.block_out, a.hidden);
 }
 
 }  // namespace
@@ -169,24 +170,30 @@ void Norm(const Stream& stream, const ModelConfig& config, const NormWeights& we
   }
 }
 
-void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
-                  const StepInputs& inputs, const Activations& a) {
-  const Projections p = Project(context, layer, a);
-  RotateAndStore(context, layer, inputs, p);
-  AttentionAndMlp(context, layer, inputs, p.query, a);
+void DecoderLayers(const TransformerContext& context, absl::Span<const LayerWeights> layers,
+                   const StepInputs& inputs, const Activations& a) {
+  Tensor add;  // what the layer below has left to its successor's norm
+  for (const LayerWeights& layer : layers) {
+    const Projections p = Project(context, layer, a, add);
+    RotateAndStore(context, layer, inputs, p);
+    AttentionAndMlp(context, layer, inputs, p.query, a);
+    add = a.block_out;
+  }
+  if (!add.empty()) AddInPlace(context.stream, add, a.hidden);
 }
 
 void WriteKeysAndValues(const TransformerContext& context, const LayerWeights& layer,
                         const StepInputs& inputs, const Activations& a) {
   CHECK(layer.owner);
-  RotateAndStore(context, layer, inputs, ProjectKeyAndValue(context, layer, a));
+  RotateAndStore(context, layer, inputs, ProjectKeyAndValue(context, layer, a, /*add=*/{}));
 }
 
 void DecoderLayerFromQuery(const TransformerContext& context, const LayerWeights& layer,
                            const StepInputs& inputs, const Activations& a) {
-  const Projections p = {ProjectQuery(context, layer, a), {}, {}};
+  const Projections p = {ProjectQuery(context, layer, a, /*add=*/{}), {}, {}};
   RotateAndStore(context, layer, inputs, p);
   AttentionAndMlp(context, layer, inputs, p.query, a);
+  AddInPlace(context.stream, a.block_out, a.hidden);
 }
 
 }  // namespace polystrate

@@ -1,6 +1,7 @@
 // The decoder layers of one stage: the only place that knows how a layer is put together.
 #pragma once
 
+#include "absl/types/span.h"
 #include "engine/activations.h"
 #include "engine/kv_cache.h"
 #include "engine/model_config.h"
@@ -25,16 +26,16 @@ struct TransformerContext {
 void Norm(const Stream& stream, const ModelConfig& config, const NormWeights& weights,
           const Tensor& x, const Tensor& out, const Tensor& add = {});
 
-// One layer on this rank's heads and MLP rows, in place on a.hidden, whose tensors are the step's
-// rows.
+// Layers that follow each other, on this rank's heads and MLP rows, in place on a.hidden, whose
+// tensors are the step's rows. What one adds to its x is added as the next one takes its norm.
 //   parallel residual (GPT-NeoX, Black et al. 2022, arXiv:2204.06745): x + Attention(N1 x) +
 //   MLP(N2 x), one all-reduce;
 //   sequential (Llama, Touvron et al. 2023, arXiv:2302.13971): x += Attention(N1 x), then x +=
 //   MLP(N2 x), two.
-void DecoderLayer(const TransformerContext& context, const LayerWeights& layer,
-                  const StepInputs& inputs, const Activations& a);
+void DecoderLayers(const TransformerContext& context, absl::Span<const LayerWeights> layers,
+                   const StepInputs& inputs, const Activations& a);
 
-// The same in two parts, for a step that goes on with fewer rows than it wrote K and V for: first
+// One layer in two parts, for a step that goes on with fewer rows than it wrote K and V for: first
 // an owner's keys and values of every row to the cache (a.hidden is only read), then all the rest,
 // for rows whose keys and values the cache holds.
 void WriteKeysAndValues(const TransformerContext& context, const LayerWeights& layer,
