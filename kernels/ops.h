@@ -60,7 +60,7 @@ struct GemmOptions {
 //   empty; out: [num_tokens, n] T or float32, rows may be strided. No aliasing. Accumulates in
 //   float32.
 // Few rows (decode) read every weight byte once for all rows; many rows go to a blocked library
-// GEMM.
+// GEMM. A GPU begins to read the weight while operators in front still run: they must not write it.
 void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options = {});
 

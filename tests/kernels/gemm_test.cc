@@ -1,3 +1,4 @@
+#include "kernels/core/step_graph.h"
 #include "tests/kernels/kernel_cases.h"
 
 namespace polystrate::testing {
@@ -143,6 +144,37 @@ TEST_P(GemmTest, NanStaysInItsRow) {
   }
 }
 
+// Recorded once after one run, replayed on what lies there then: own kernels, cuBLASLt, and the
+// pass behind it.
+class RecordedGemmTest : public KernelTest {};
+
+TEST_P(RecordedGemmTest, ReplaysOnNewInput) {
+  Random random(9);
+  for (const Shape& s : {Shape{3, 70, 264}, {2, 9, 33}, {24, 70, 264}}) {
+    HostTensor x = HostTensor(dtype(), {s.m, s.k}).FillNormal(random);
+    const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random, 0.06);
+    const HostTensor bias = HostTensor(DType::kFloat32, {s.n}).FillNormal(random);
+    HostTensor plain(DType::kFloat32, {s.m, s.n}), finished(dtype(), {s.m, s.n});
+    const auto work = [&] {
+      Gemm(stream(), x.tensor(), weight.tensor(), bias.tensor(), plain.tensor());
+      Gemm(stream(), x.tensor(), weight.tensor(), bias.tensor(), finished.tensor(),
+           {Activation::kGelu});
+    };
+    work();
+    const StepGraph graph(stream(), work);
+    for (int64_t r = 0; r < s.m; ++r) {
+      for (int64_t c = 0; c < s.k; ++c) x.Set(r, c, random.Normal());
+    }
+    graph.Replay(stream());
+    stream().Synchronize();
+    ExpectNear(GemmReference(x, weight, &bias, Activation::kNone), plain, DType::kFloat32,
+               Describe(s));
+    ExpectNear(GemmReference(x, weight, &bias, Activation::kGelu), finished, dtype(), Describe(s));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, RecordedGemmTest, ::testing::ValuesIn(GpuKernelCases()),
+                         KernelCaseName);
 INSTANTIATE_TEST_SUITE_P(Kernels, GemmTest, ::testing::ValuesIn(AllKernelCases()), KernelCaseName);
 
 }  // namespace

@@ -40,11 +40,17 @@ inline std::vector<KernelCase> CpuKernelCases() {
 }
 
 // Only GPUs compute with float16.
-inline std::vector<KernelCase> AllKernelCases() {
-  std::vector<KernelCase> cases = CpuKernelCases();
+inline std::vector<KernelCase> GpuKernelCases() {
+  std::vector<KernelCase> cases;
   for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
     cases.push_back({dtype, {DeviceType::kCuda, 0}});
   }
+  return cases;
+}
+
+inline std::vector<KernelCase> AllKernelCases() {
+  std::vector<KernelCase> cases = CpuKernelCases();
+  for (const KernelCase& c : GpuKernelCases()) cases.push_back(c);
   return cases;
 }
 

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
+#include <string>
 
 #include "kernels/core/copy.h"
 #include "kernels/cuda/limits.h"
@@ -28,11 +30,11 @@ TEST(MachineLimitsTest, TimesWhatItIsToldTo) {
 }
 
 // The following need a GPU and are skipped, by name, where there is none.
-class GpuLimitsTest : public ::testing::Test {
+class GpuLimitsTest : public ::testing::TestWithParam<int> {
  protected:
   void SetUp() override {
     if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
-    absl::StatusOr<Stream> stream = Stream::Cuda(0);
+    absl::StatusOr<Stream> stream = Stream::Cuda(GetParam());
     ASSERT_TRUE(stream.ok()) << stream.status();
     stream_ = std::make_unique<Stream>(*std::move(stream));
   }
@@ -43,7 +45,7 @@ class GpuLimitsTest : public ::testing::Test {
 };
 
 // Of sizes that are no multiple of what all thread blocks take at a time.
-TEST_F(GpuLimitsTest, CopySweepCopiesAll) {
+TEST_P(GpuLimitsTest, CopySweepCopiesAll) {
   constexpr int64_t kCount = 3 * cuda::kSweepGrain / 4;
   const OwnedTensor from(DType::kFloat32, {kCount}, stream().device());
   const OwnedTensor to(DType::kFloat32, {kCount + 1}, stream().device());
@@ -55,7 +57,7 @@ TEST_F(GpuLimitsTest, CopySweepCopiesAll) {
   EXPECT_TRUE(std::equal(begin, begin + kCount + 1, (*copied).data<float>()));
 }
 
-TEST_F(GpuLimitsTest, ReadSweepReadsAndWritesNothing) {
+TEST_P(GpuLimitsTest, ReadSweepReadsAndWritesNothing) {
   const OwnedTensor data(DType::kFloat32, {cuda::kSweepGrain / 4}, stream().device());
   const OwnedTensor sink(DType::kFloat32, {1}, stream().device());
   cuda::ReadSweep(stream().cuda(), (*data).raw(), (*data).num_bytes(),
@@ -66,7 +68,7 @@ TEST_F(GpuLimitsTest, ReadSweepReadsAndWritesNothing) {
   EXPECT_EQ((*left).data<float>()[0], (*expected).data<float>()[0]);
 }
 
-TEST_F(GpuLimitsTest, TimesByTheGpusClock) {
+TEST_P(GpuLimitsTest, TimesByTheGpusClock) {
   const GpuSweep sweep(stream(), int64_t{8} << 20);
   const Timing timing = Time(
       stream(), 5, [&] { sweep.Copy(); }, [&] { sweep.Read(); });
@@ -74,6 +76,9 @@ TEST_F(GpuLimitsTest, TimesByTheGpusClock) {
   EXPECT_LE(timing.fastest, timing.median);
   EXPECT_LE(timing.median, timing.slowest);
 }
+
+INSTANTIATE_TEST_SUITE_P(Kernels, GpuLimitsTest, ::testing::Values(0),
+                         [](const ::testing::TestParamInfo<int>&) { return "cuda"; });
 
 }  // namespace
 }  // namespace polystrate
