@@ -74,7 +74,7 @@ class Problem {
 
   void RunBatch(const Stream& stream, const Tensor& query, const std::vector<int32_t>& cu,
                 const std::vector<int32_t>& lens, const std::vector<int32_t>& tables,
-                const Tensor& out) const {
+                const Tensor& out, int64_t context_bound = 0) const {
     const HostInts cu_seqlens(cu), context_lens(lens);
     const HostInts block_tables(tables, static_cast<int64_t>(lens.size()));
     const RopeTable table = rope();
@@ -85,6 +85,7 @@ class Problem {
     options.scale = scale();
     options.rotate_keys = shape_.rotary_dim > 0 ? &table : nullptr;
     AttentionBatch batch = {cu_seqlens.tensor(), context_lens.tensor(), block_tables.tensor()};
+    batch.max_context_len = context_bound;
     for (size_t i = 0; i < lens.size(); ++i) {
       batch.max_seqlen_q = std::max<int64_t>(batch.max_seqlen_q, cu[i + 1] - cu[i]);
       batch.max_context_len = std::max<int64_t>(batch.max_context_len, lens[i]);
@@ -295,6 +296,19 @@ TEST_P(AttentionTest, ManyTilesOfRows) {
          .sequences = {{50, 70}}});
 }
 
+TEST_P(AttentionTest, ManyQueryHeadsReadOneKvHead) {
+  for (int group : {8, 16, 17, 32, 33, 71, 90}) {
+    for (int head_dim : {64, 96, 128, 256, 512}) {
+      if (head_dim > 128 && group > 33) continue;
+      Check({.head_dim = head_dim,
+             .num_heads = group,
+             .num_kv_heads = 1,
+             .queries_per_kv_head = group,
+             .sequences = {{1, 141}, {2, 33}, {1, 64}}});
+    }
+  }
+}
+
 // More sequences than a warp has lanes, of all kinds.
 TEST_P(AttentionTest, ManySequences) {
   Random random(8);
@@ -370,6 +384,34 @@ TEST_P(AttentionTest, IndependentOfThreadsAndBatch) {
                    {tables.begin() + static_cast<int64_t>(tables.size() / 3 * 2), tables.end()},
                    last.tensor());
   for (int64_t i = 0; i < 4 * 32; ++i) EXPECT_EQ(last.Get(0, i), together[41 * 4 * 32 + i]);
+}
+
+// Among many sequences one is cut into fewer parts than alone, which must not show in any bit.
+TEST_P(AttentionTest, DecodeIsIndependentOfTheCrowd) {
+  for (int group : {2, 17, 40}) {
+    const AttentionShape shape = {.head_dim = 64,
+                                  .num_heads = group,
+                                  .num_kv_heads = 1,
+                                  .queries_per_kv_head = group,
+                                  .sequences = {{1, 2300}}};
+    const Problem problem(shape, dtype(), 9);
+    for (int32_t context : {1, 128, 129, 1024, 1025, 2300}) {
+      const auto run = [&](size_t num_sequences, int64_t context_bound) {
+        std::vector<int32_t> cu(num_sequences + 1, 1), lens(num_sequences, 0);
+        cu[0] = 0;
+        lens[0] = context;
+        std::vector<int32_t> tables = problem.block_tables();
+        tables.resize(tables.size() * num_sequences);
+        HostTensor out(dtype(), {1, group * 64});
+        problem.RunBatch(stream(), problem.query().tensor(), cu, lens, tables, out.tensor(),
+                         context_bound);
+        return out.Values();
+      };
+      const std::vector<double> alone = run(1, 0);
+      EXPECT_EQ(alone, run(400, 0)) << context;
+      EXPECT_EQ(alone, run(150, 5000)) << context;
+    }
+  }
 }
 
 // A NaN must reach the logits, where it ends the request, and only its own row.

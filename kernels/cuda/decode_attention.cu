@@ -1,0 +1,248 @@
+// Paged attention for sequences that bring one query (FlashDecoding's split over the context, Dao
+// et al. 2023), as decode steps do.
+//
+// A block takes one sequence, one KV head and one part of the context after another, and all query
+// heads that read the KV head (up to S::kRows; the blocks for further rows come next and find K and
+// V in the second-level cache). Keys and values stream through shared memory, S::kStages tiles of
+// 16 KiB each or so; tensor cores multiply them, even for a single row: of what CUDA cores would
+// issue for 16-bit elements, converting them alone is more.
+#include <algorithm>
+#include <type_traits>
+
+#include "kernels/cuda/decode_softmax.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/merge_attention.cuh"
+
+namespace polystrate::cuda {
+namespace {
+
+constexpr int kBlocksPerSm = 2;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct DecodePlan {
+  AttentionParts parts;
+  int row_blocks;  // blocks that share a KV head's rows
+};
+
+// The rows of a block: query heads [first_head, first_head + num_rows) of a sequence.
+struct DecodeRows {
+  int sequence;
+  int token;
+  int kv_head;
+  int first_head;
+  int num_rows;
+};
+
+template <typename S>
+__device__ __forceinline__ DecodeRows RowsOf(const AttentionParams& params, int row_blocks) {
+  const int sequence_blocks = params.num_kv_heads * row_blocks;
+  DecodeRows rows;
+  rows.sequence = static_cast<int>(blockIdx.x) / sequence_blocks;
+  const int index = static_cast<int>(blockIdx.x) - rows.sequence * sequence_blocks;
+  rows.kv_head = index / row_blocks;
+  const HeadRange heads = HeadsOf(params, rows.kv_head);
+  rows.first_head = heads.begin + (index - rows.kv_head * row_blocks) * S::kRows;
+  rows.num_rows = min(S::kRows, heads.end - rows.first_head);
+  rows.token = __ldg(params.cu_seqlens_q + rows.sequence);
+  if (__ldg(params.cu_seqlens_q + rows.sequence + 1) - rows.token != 1) rows.num_rows = 0;
+  return rows;
+}
+
+// The state of keys [begin, end), piece by piece.
+template <typename S>
+__device__ __forceinline__ void AttendPart(const AttentionParams& params, const DecodeRows& rows,
+                                           int begin, int end, const DecodeShared<S>& shared,
+                                           DecodeState<S>* total) {
+  const int32_t* block_table =
+      params.block_tables + int64_t{rows.sequence} * params.block_table_stride;
+  const int num_tiles = (end - begin + S::kTileKeys - 1) / S::kTileKeys;
+  constexpr int kPieceTiles = S::kPieceKeys / S::kTileKeys;
+  const float scale = params.scale * 1.44269504f;  // log2(e)
+  const auto where = [&](int tile) {
+    const int key = begin + tile * S::kTileKeys + static_cast<int>(threadIdx.x);
+    return key < end ? CacheRow(params, block_table, rows.kv_head, key) : int64_t{-1};
+  };
+  const bool finds = threadIdx.x < S::kTileKeys;
+  __syncthreads();  // the part before this one has been read
+  for (int t = 0; t < S::kStages && finds; ++t) shared.Where(t)[threadIdx.x] = where(t);
+  __syncthreads();
+  for (int t = 0; t < S::kStages - 1; ++t) {
+    if (t < num_tiles) CopyTile<S>(params, t, shared);
+    CommitCopies();
+  }
+  DecodeState<S> piece;
+  piece.Clear();
+  total->Clear();
+  for (int t = 0, stage = 0; t < num_tiles; ++t, stage = (stage + 1) % S::kStages) {
+    WaitCopies<S::kStages - 2>();
+    __syncthreads();  // tile t is there, and tile t - 1 has been read
+    const int ahead = t + S::kStages - 1;
+    if (ahead < num_tiles) CopyTile<S>(params, (stage + S::kStages - 1) % S::kStages, shared);
+    CommitCopies();
+    const int64_t next = finds ? where(ahead + 1) : -1;  // arrives while tile t is multiplied
+    const int num_keys = min(S::kTileKeys, end - begin - t * S::kTileKeys);
+    if (params.cos_sin != nullptr) {
+      RotateKeys<S>(params, begin + t * S::kTileKeys, num_keys, stage, shared);
+      __syncthreads();
+    }
+    AttendTile<S>(stage, num_keys, scale, params.cos_sin != nullptr, shared, &piece);
+    if (finds) shared.Where(stage)[threadIdx.x] = next;
+    if ((t + 1) % kPieceTiles == 0 || t + 1 == num_tiles) {
+      total->Add(piece);
+      piece.Clear();
+    }
+  }
+}
+
+// Calls on_row(row, max, sum) once for each row, and on_element(row, column, value, sum) for the
+// elements that this lane holds.
+template <typename S, typename OnRow, typename OnElement>
+__device__ __forceinline__ void ForEachResult(const DecodeState<S>& state, int num_rows,
+                                              int head_dim, OnRow&& on_row,
+                                              OnElement&& on_element) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+  for (int r = 0; r < S::kRowTiles; ++r) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = 16 * r + 8 * h + lane / 4;
+      if (row >= num_rows) continue;
+      if (warp == 0 && lane % 4 == 0) on_row(row, state.max[r][h], state.sum[r][h]);
+#pragma unroll
+      for (int n = 0; n < S::kColumns / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int column = warp * S::kColumns + 8 * n + lane % 4 * 2 + e;
+          if (column >= head_dim) continue;
+          on_element(row, column, state.out[r][n][2 * h + e], state.sum[r][h]);
+        }
+      }
+    }
+  }
+}
+
+// The whole result where the context is one part, else what MergeAttention needs.
+template <typename S>
+__device__ __forceinline__ void WriteState(const AttentionParams& params,
+                                           const AttentionParts& parts, const DecodeRows& rows,
+                                           int part, int num_parts, const DecodeState<S>& state) {
+  using T = typename S::T;
+  const int head_dim = params.head_dim;
+  if (num_parts == 1) {
+    T* out = static_cast<T*>(params.out) + rows.token * params.out_stride +
+             int64_t{rows.first_head} * head_dim;
+    ForEachResult<S>(
+        state, rows.num_rows, head_dim, [](int, float, float) {},
+        [&](int row, int column, float value, float sum) {
+          out[row * head_dim + column] = FromFloat<T>(value / sum);
+        });
+    return;
+  }
+  const int64_t first =
+      (int64_t{rows.sequence} * params.num_heads + rows.first_head) * parts.max_parts + part;
+  ForEachResult<S>(
+      state, rows.num_rows, head_dim,
+      [&](int row, float max, float sum) {
+        parts.stats[first + int64_t{row} * parts.max_parts] = make_float2(max, sum);
+      },
+      [&](int row, int column, float value, float) {
+        parts.out[(first + int64_t{row} * parts.max_parts) * head_dim + column] = value;
+      });
+}
+
+template <typename T>
+__device__ __forceinline__ void WriteZeros(const AttentionParams& params, const DecodeRows& rows) {
+  T* out = static_cast<T*>(params.out) + rows.token * params.out_stride +
+           int64_t{rows.first_head} * params.head_dim;
+  for (int i = threadIdx.x; i < rows.num_rows * params.head_dim; i += kDecodeThreads) {
+    out[i] = FromFloat<T>(0.0f);
+  }
+}
+
+// Grid: (sequences x KV heads x row_blocks, splits), splits slowest, since those that find nothing
+// to do are the last of their sequence; kDecodeThreads threads.
+template <typename S>
+__global__ __launch_bounds__(kDecodeThreads,
+                             kBlocksPerSm) void AttendDecode(const AttentionParams params,
+                                                             const DecodePlan plan) {
+  const DecodeRows rows = RowsOf<S>(params, plan.row_blocks);
+  if (rows.num_rows <= 0) return;
+  const int context_len = __ldg(params.context_lens + rows.sequence);
+  const ContextCut cut = CutContext(context_len, S::kPieceKeys, plan.parts.min_spans);
+  if (cut.num_parts == 0 && blockIdx.y == 0) WriteZeros<typename S::T>(params, rows);
+  if (static_cast<int>(blockIdx.y) >= cut.num_parts) return;
+  const DecodeShared<S> shared;
+  CopyQuery<S>(params, rows.token, rows.first_head, rows.num_rows, shared);
+  if (DecodeShared<S>::kHasRest && params.cos_sin != nullptr) {
+    for (int i = threadIdx.x; i < S::kTile; i += kDecodeThreads) {
+      shared.rest[i] = FromFloat<typename S::T>(0.0f);
+    }
+  }
+  for (int part = static_cast<int>(blockIdx.y); part < cut.num_parts; part += gridDim.y) {
+    const int begin = part * cut.part_keys;
+    DecodeState<S> state;
+    AttendPart<S>(params, rows, begin, min(context_len, begin + cut.part_keys), shared, &state);
+    WriteState<S>(params, plan.parts, rows, part, cut.num_parts, state);
+  }
+}
+
+template <typename S>
+void LaunchDecode(CudaContext& context, const AttentionParams& params) {
+  using T = typename S::T;
+  DecodePlan plan = {};
+  plan.row_blocks =
+      static_cast<int>(CeilDiv(std::min(params.queries_per_kv_head, params.num_heads), S::kRows));
+  const int64_t units = int64_t{params.num_sequences} * params.num_kv_heads * plan.row_blocks;
+  const int64_t places = int64_t{kBlocksPerSm} * context.properties().num_sms;
+  // Whole spans where they give each multiprocessor about three blocks, pieces where they do not.
+  plan.parts.min_spans = static_cast<int>(CeilDiv(3 * places / 2, units));
+  plan.parts.piece_keys = S::kPieceKeys;
+  const int64_t max_parts = MaxParts(params.max_context_len, S::kPieceKeys, plan.parts.min_spans);
+  plan.parts.max_parts = static_cast<int>(max_parts);
+  const int64_t rows = int64_t{params.num_sequences} * params.num_heads;
+  if (max_parts > 1) {
+    const int64_t num_stats = rows * max_parts;
+    void* scratch = context.Scratch(
+        num_stats * (params.head_dim * int64_t{sizeof(float)} + int64_t{sizeof(float2)}));
+    plan.parts.stats = static_cast<float2*>(scratch);
+    plan.parts.out = reinterpret_cast<float*>(plan.parts.stats + num_stats);
+  }
+  const int64_t splits =
+      std::clamp<int64_t>(CeilDiv(2 * places, units), 1, std::max<int64_t>(1, max_parts));
+  LaunchEarly(
+      context, AttendDecode<S>, dim3(static_cast<unsigned>(units), static_cast<unsigned>(splits)),
+      dim3(kDecodeThreads), DecodeShared<S>::Bytes(params.cos_sin != nullptr), params, plan);
+  if (max_parts > 1) {
+    LaunchEarly(context, MergeAttention<T, S::kWidth / 32>,
+                dim3(static_cast<unsigned>(CeilDiv(rows, kMergeThreads / 32))), dim3(kMergeThreads),
+                0, params, plan.parts);
+  }
+}
+
+// As many row tiles as a KV head's queries fill, up to what the registers hold.
+template <typename T, int kWidth>
+void LaunchWidth(CudaContext& context, const AttentionParams& params) {
+  const int rows = std::min(params.queries_per_kv_head, params.num_heads);
+  if constexpr (sizeof(T) == 2 && kWidth <= 128) {
+    if (rows > 32) return LaunchDecode<DecodeShape<T, kWidth, 5>>(context, params);
+  }
+  if constexpr (sizeof(T) == 2 && kWidth <= 256) {
+    if (rows > 16) return LaunchDecode<DecodeShape<T, kWidth, 2>>(context, params);
+  }
+  LaunchDecode<DecodeShape<T, kWidth, 1>>(context, params);
+}
+
+}  // namespace
+
+void DecodeAttention(CudaContext& context, const AttentionParams& params) {
+  CHECK_LE(params.head_dim, 512);
+  DispatchType(params.dtype, [&]<typename T>(T*) {
+    if (params.head_dim <= 64) return LaunchWidth<T, 64>(context, params);
+    if (params.head_dim <= 128) return LaunchWidth<T, 128>(context, params);
+    if (params.head_dim <= 256) return LaunchWidth<T, 256>(context, params);
+    LaunchWidth<T, 512>(context, params);
+  });
+}
+
+}  // namespace polystrate::cuda
