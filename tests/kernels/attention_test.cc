@@ -288,6 +288,9 @@ TEST_P(AttentionTest, LongContextIsSplit) {
 }
 
 TEST_P(AttentionTest, ManyTilesOfRows) {
+  for (int head_dim : {80, 128, 200}) {
+    Check({.head_dim = head_dim, .sequences = {{140, 330}}});
+  }
   Check({.head_dim = 32, .sequences = {{200, 230}}});
   Check({.head_dim = 16,
          .num_heads = 12,
