@@ -55,6 +55,8 @@ __device__ __forceinline__ float Dot(const T* x, int64_t at, int64_t k,
 
 template <typename T, int kVector, int kTokens>
 __global__ void __launch_bounds__(kWarps * 32) DotGemmKernel(DotTask task) {
+  LetNextKernelStart();
+  WaitForKernelBefore();
   const int lane = threadIdx.x % 32;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= task.n) return;
@@ -88,7 +90,7 @@ void Start(const CudaContext& context, const DotTask& task) {
   auto kernel = DotGemmKernel<T, kVector, kSkinnyRows>;
   if (task.num_tokens <= 4) kernel = DotGemmKernel<T, kVector, 4>;
   if (task.num_tokens == 1) kernel = DotGemmKernel<T, kVector, 1>;
-  Launch(context, kernel, blocks, kWarps * 32, 0, task);
+  LaunchEarly(context, kernel, blocks, kWarps * 32, 0, task);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library_gemm.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/skinny_gemm.h"
 
 namespace polystrate::cuda {
@@ -42,6 +43,8 @@ struct EpilogueTask {
 // GELU comes close to the limit of arithmetic).
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kThreads) EpilogueKernel(EpilogueTask task) {
+  LetNextKernelStart();
+  WaitForKernelBefore();
   using Floats = Pack<float, kVector>;
   const int64_t column = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVector;
   if (column >= task.n) return;
@@ -77,7 +80,7 @@ void StartEpilogue(const CudaContext& context, const EpilogueTask& task) {
   const int64_t rows = (task.num_rows + kRowsPerBlock - 1) / kRowsPerBlock;
   const dim3 grid(static_cast<unsigned>(columns),
                   static_cast<unsigned>(std::min(rows, kMostBlocksInY)));
-  Launch(context, EpilogueKernel<T, kVector>, grid, kThreads, 0, task);
+  LaunchEarly(context, EpilogueKernel<T, kVector>, grid, kThreads, 0, task);
 }
 
 bool IsAligned(const void* data, int64_t alignment) {
