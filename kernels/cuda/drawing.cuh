@@ -1,17 +1,18 @@
 // The draw of a token from one row of logits by one block, without sorting the row.
 //
-// Weights are integers: exp((logit - max) / temperature) in units so small that the whole row fits
-// 64 bits. So their sums are exact in whatever order they are made, and a draw depends on its row
-// alone. What is asked of the order by place (place.cuh) is always: at which token does the count
-// or the weight of all up to it reach a number? A histogram over the distance to the best token
-// finds the bucket; its tokens, or better all up to it, are sorted in shared memory when they are
-// few, as they nearly always are, and then answer the next question too; otherwise histograms over
-// the bits of the logits follow, until few are left, or equals alone.
+// Weights are integers (token_weights.cuh), so that their sums are exact in whatever order they are
+// made, and a draw depends on its row alone. What is asked of the order by place (place.cuh) is
+// always: at which token does the count or the weight of all up to it reach a number? A histogram
+// over the distance to the best token finds the bucket; its tokens, or better all up to it, are
+// sorted in shared memory when they are few, as they nearly always are, and then answer the next
+// question too; otherwise histograms over the bits of the logits follow, until few are left, or
+// equals alone.
 #pragma once
 
 #include "kernels/core/philox.h"
 #include "kernels/cuda/block_sum.cuh"
 #include "kernels/cuda/place.cuh"
+#include "kernels/cuda/token_weights.cuh"
 #include "kernels/ops.h"
 
 namespace polystrate::cuda {
@@ -19,8 +20,6 @@ namespace polystrate::cuda {
 inline constexpr int kBuckets = 2048;
 inline constexpr int kMaxHeld = 2048;  // tokens that are sorted; a power of two
 inline constexpr int kNumDigits = 4;   // the distance, then 11, 11 and 10 bits
-
-using Mass = unsigned long long;
 
 // Of a number of tokens.
 struct Amount {
@@ -50,43 +49,6 @@ struct DrawShared {
   unsigned num_held;
   Mass partials[kMaxWarps];
   Crossing crossing;
-};
-
-// What a row's tokens weigh.
-class Weights {
- public:
-  __device__ Weights(const SampleRow& row, float max, int32_t vocab_size)
-      : max_(max), inverse_temperature_(1.0f / row.temperature) {
-    // 2^62 is the most that all tokens together can weigh.
-    const int bits = 32 - __clz(static_cast<int>(vocab_size));
-    unit_ = ldexpf(1.0f, 62 - bits);
-    if (row.min_p > 0.0f) {
-      // The first float32 that is not below the logarithm.
-      const double least = log(static_cast<double>(row.min_p));
-      least_ = static_cast<float>(least);
-      if (static_cast<double>(least_) < least) least_ = nextafterf(least_, INFINITY);
-    }
-    if (row.HasTopK(vocab_size)) return;
-    // Without top_k, those that weigh less have together less than half of 1 - top_p, so that the
-    // set which reaches it does without them. The best token alone weighs unit_.
-    const double spare = 0.5 * (1.0 - fmax(0.0, static_cast<double>(row.top_p))) / vocab_size;
-    if (spare > 0.0) negligible_ += static_cast<Mass>(spare * static_cast<double>(unit_));
-  }
-
-  // How far the logit is below the best, as a logarithm: -infinity to 0.
-  __device__ float Scaled(float logit) const { return (logit - max_) * inverse_temperature_; }
-  // 0 for tokens that min_p drops, or that are never drawn.
-  __device__ Mass Of(float logit) const {
-    const float scaled = Scaled(logit);
-    return scaled >= least_ ? static_cast<Mass>(expf(scaled) * unit_) : 0;
-  }
-  // What weighs less is in no set that is asked for.
-  __device__ Mass negligible() const { return negligible_; }
-
- private:
-  float max_, inverse_temperature_, unit_;
-  float least_ = -INFINITY;
-  Mass negligible_ = 1;
 };
 
 // A part of a row's tokens in the order of places: all; those of some buckets of distances; of one
@@ -145,8 +107,10 @@ class RowDraw {
     Mass mass;  // of this token and all before it
   };
 
-  __device__ static Mass MassOfTopP(float top_p, Mass mass) {
-    const double needed = ceil(static_cast<double>(top_p) * static_cast<double>(mass));
+  // Of all tokens' mass, where `mass` is that of the tokens which are looked at.
+  __device__ Mass MassOfTopP(float top_p, Mass mass) const {
+    const double whole = max(static_cast<double>(mass), weights_.total());
+    const double needed = ceil(static_cast<double>(top_p) * whole);
     if (needed < 1.0) return 1;
     return min(static_cast<Mass>(needed), mass);
   }
@@ -254,8 +218,7 @@ class RowDraw {
            LogitOrder(logit) >> ShiftOfDigit(part.num_digits - 1) == part.prefix;
   }
 
-  // The histogram of the part's next digit; returns what all its tokens come to, also those that
-  // are negligible and in no bucket.
+  // The histogram of the part's next digit; returns what all its tokens come to.
   __device__ Amount MakeHistogram(const Part& part) {
     for (int i = static_cast<int>(threadIdx.x); i < kBuckets; i += static_cast<int>(blockDim.x)) {
       shared_->masses[i] = 0;
@@ -264,11 +227,10 @@ class RowDraw {
     __syncthreads();
     Amount all;
     ForEachToken([&](int32_t, float logit) {
-      const int32_t digit = NextDigit(part, logit);
-      const Mass mass = digit < 0 ? 0 : weights_.Of(logit);
-      if (mass == 0) return;
+      const Mass mass = weights_.Of(logit);
+      const int32_t digit = mass == 0 ? -1 : NextDigit(part, logit);
+      if (digit < 0) return;
       all = all + Amount{1, mass};
-      if (mass < weights_.negligible()) return;
       atomicAdd(&shared_->masses[digit], mass);
       atomicAdd(&shared_->counts[digit], 1u);
     });
@@ -303,7 +265,7 @@ class RowDraw {
     if (threadIdx.x == 0) shared_->num_held = 0;
     __syncthreads();
     ForEachToken([&](int32_t id, float logit) {
-      if (!Inside(held_, logit) || weights_.Of(logit) < weights_.negligible()) return;
+      if (!Inside(held_, logit) || weights_.Of(logit) == 0) return;
       shared_->held[atomicAdd(&shared_->num_held, 1u)] = PlaceOf(logit, id);
     });
     __syncthreads();

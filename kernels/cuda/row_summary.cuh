@@ -25,6 +25,7 @@ struct ChunkSummary {
   Place best;        // of the logits as they came
   Place drawn_best;  // of those that a token is drawn from
   float sum;         // of exp(logit - best's)
+  float drawn_sum;   // of exp((logit - drawn_best's) / temperature), where Sample draws
   int32_t before;    // tokens that come before the target of Score
 };
 
@@ -66,13 +67,14 @@ __device__ inline Place BestOfChunk(const ChunkValues& values, int32_t begin, Pl
   return BlockReduce(best, kNoPlace, Least(), partials);
 }
 
-// The sum of exp(value - max), in one order whatever else the batch holds. A chunk of -infinity
-// alone has none.
-__device__ inline float SumExpOfChunk(const ChunkValues& values, float max, float* partials) {
+// The sum of exp((value - max) scale), in one order whatever else the batch holds. A chunk of
+// -infinity alone has none.
+__device__ inline float SumExpOfChunk(const ChunkValues& values, float max, float scale,
+                                      float* partials) {
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kTokensPerThread; ++i) {
-    sum += max == -INFINITY ? 0.0f : expf(values[i] - max);
+    sum += max == -INFINITY ? 0.0f : expf((values[i] - max) * scale);
   }
   return BlockReduce(sum, 0.0f, Plus(), partials);
 }

@@ -35,9 +35,9 @@ __global__ __launch_bounds__(kChunkThreads) void SummarizeForScore(const float* 
   }
   before = BlockReduce(before, 0, Plus(), counts);
   const Place best = BestOfChunk(values, begin, places);
-  const float sum = SumExpOfChunk(values, LogitOf(best), sums);
+  const float sum = SumExpOfChunk(values, LogitOf(best), 1.0f, sums);
   if (threadIdx.x == 0) {
-    summaries[int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = {best, best, sum, before};
+    summaries[int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = {best, best, sum, 0.0f, before};
   }
 }
 
