@@ -263,7 +263,8 @@ __device__ __forceinline__ void WriteRows(const AttentionParams& params, const Q
 // K and one of V, and where the rows of two steps lie.
 // Bytes: K and V once per tile of 128 rows, from the second-level cache mostly, as the tiles of a
 // sequence run together; Q and out once. Bound by the tensor cores: 4 * head_dim operations per
-// row and key.
+// row and key. Three blocks of head_dim 64 share a multiprocessor, as softmax weighs more there;
+// for that, a sum or two (six words for sm_80) leave their registers once in a step.
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, kHeadDim <= 64 ? 3 : 2)
     PrefillKernel(const AttentionParams params, float scale_log2) {
