@@ -75,25 +75,27 @@ __device__ __forceinline__ void CopyQuery(const AttentionParams& params, int tok
 }
 
 // One tile of K and V: the keys that shared.Where(stage) tells, zeros for those that are not there,
-// whose bytes in the cache may be anything.
+// whose bytes in the cache may be anything. A thread copies one column of chunks.
 template <typename S>
 __device__ __forceinline__ void CopyTile(const AttentionParams& params, int stage,
                                          const DecodeShared<S>& shared) {
   using T = typename S::T;
   constexpr int kChunks = S::kWidth / S::kChunk;
-  static_assert(S::kTileKeys * kChunks % kDecodeThreads == 0);
+  static_assert(kDecodeThreads % kChunks == 0);
+  const int column = static_cast<int>(threadIdx.x) % kChunks * S::kChunk;
+  const int count = params.head_dim - column;
   const int64_t* where = shared.Where(stage);
   T* keys = shared.Keys(stage);
-  T* values = shared.Values(stage);
-#pragma unroll 4
-  for (int i = threadIdx.x; i < S::kTileKeys * kChunks; i += kDecodeThreads) {
-    const int row = i / kChunks, column = i % kChunks * S::kChunk;
+  const T* from_keys = static_cast<const T*>(params.key) + column;
+  const T* from_values = static_cast<const T*>(params.value) + column;
+#pragma unroll(S::kRowTiles > 2 ? 1 : 4)
+  for (int row = threadIdx.x / kChunks; row < S::kTileKeys; row += kDecodeThreads / kChunks) {
     const int64_t begin = where[row];
-    const int count = begin < 0 ? 0 : params.head_dim - column;
-    const int64_t from = count > 0 ? begin + column : 0;
-    const int to = InTile<S>(row, column);
-    CopyChunk(keys + to, static_cast<const T*>(params.key) + from, count, params.cache_aligned);
-    CopyChunk(values + to, static_cast<const T*>(params.value) + from, count, params.cache_aligned);
+    const int there = begin < 0 ? 0 : count;
+    const int64_t from = begin < 0 ? 0 : begin;
+    T* to = keys + InTile<S>(row, column);
+    CopyChunk(to, from_keys + from, there, params.cache_aligned);
+    CopyChunk(to + S::kTile, from_values + from, there, params.cache_aligned);
   }
 }
 

@@ -86,6 +86,7 @@ template <typename T, int kColumns>
 __global__ __launch_bounds__(kMergeThreads) void MergeAttention(const AttentionParams params,
                                                                 const AttentionParts parts) {
   WaitForKernelBefore();
+  LetNextKernelStart();
   const int lane = threadIdx.x % 32;
   const int64_t row = int64_t{blockIdx.x} * (kMergeThreads / 32) + threadIdx.x / 32;
   if (row >= int64_t{params.num_sequences} * params.num_heads) return;
