@@ -26,6 +26,9 @@ class TransferPlan {
   void Read(std::string name, std::vector<int64_t> stored_shape, const Block& block,
             const Tensor& dst, int64_t dst_row = 0);
 
+  // Of all that was placed.
+  int64_t num_bytes() const { return num_bytes_; }
+
   // That every tensor to be read is there as it should be. Errors as LoadStageWeights gives them
   // (engine/weights.h).
   absl::Status Check(const Checkpoint& checkpoint) const;

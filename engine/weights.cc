@@ -23,6 +23,7 @@ class StageLoader {
               const Stage& stage, DType dtype);
 
   absl::Status Check();
+  absl::StatusOr<int64_t> CountBytes();
   absl::StatusOr<StageWeights> Load(Device device, const std::function<void(double)>& progress);
 
  private:
@@ -73,6 +74,11 @@ StageLoader::StageLoader(const Checkpoint* checkpoint, const ModelConfig& config
 absl::Status StageLoader::Check() {
   RETURN_IF_ERROR(Plan());
   return plan_.Check(*checkpoint_);
+}
+
+absl::StatusOr<int64_t> StageLoader::CountBytes() {
+  RETURN_IF_ERROR(Plan());
+  return plan_.num_bytes();
 }
 
 absl::StatusOr<StageWeights> StageLoader::Load(Device device,
@@ -308,6 +314,13 @@ absl::StatusOr<StageWeights> DummyStageWeights(const ModelConfig& config, const 
                                                const std::function<void(double)>& progress) {
   RETURN_IF_ERROR(CheckCanHold(config, topology, stage, dtype, device));
   return StageLoader(nullptr, config, topology, stage, dtype).Load(device, progress);
+}
+
+absl::StatusOr<int64_t> StageWeightBytes(const ModelConfig& config, const Topology& topology,
+                                         const Stage& stage, DType dtype) {
+  CHECK(config.architecture != nullptr);
+  RETURN_IF_ERROR(CheckTpDividesHeads(config.num_heads, topology.config.tp_size));
+  return StageLoader(nullptr, config, topology, stage, dtype).CountBytes();
 }
 
 absl::Status CheckWeights(const std::string& model_dir, const ModelConfig& config) {

@@ -85,6 +85,10 @@ absl::StatusOr<StageWeights> DummyStageWeights(const ModelConfig& config, const 
                                                const Stage& stage, DType dtype, Device device,
                                                const std::function<void(double)>& progress = {});
 
+// What the share takes on a rank's device, without loading anything.
+absl::StatusOr<int64_t> StageWeightBytes(const ModelConfig& config, const Topology& topology,
+                                         const Stage& stage, DType dtype);
+
 // What LoadStageWeights would find wrong with the weights of the whole model, from the files'
 // headers alone.
 absl::Status CheckWeights(const std::string& model_dir, const ModelConfig& config);

@@ -11,9 +11,14 @@
 #include "engine/model_cost.h"
 #include "kernels/core/device.h"
 #include "kernels/core/status.h"
+#include "kernels/cuda/memory.h"
+#include "launcher/gpu_memory.h"
+#include "parallel/process_group.h"
 
 namespace polystrate {
 namespace {
+
+constexpr int64_t kCpuKvMemory = int64_t{1} << 30;
 
 absl::Status CheckRange(const char* flag, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -50,6 +55,33 @@ std::string ModelId(const std::string& model_dir) {
   return error ? model_dir : path.filename().string();
 }
 
+absl::StatusOr<int64_t> ChooseKvMemory(const ModelFlags& flags, const ModelSetup& setup,
+                                       int64_t max_num_batched_tokens) {
+  if (flags.kv_memory.has_value()) return *flags.kv_memory;
+  if (setup.device.type == DeviceType::kCpu) return kCpuKvMemory;
+  const double share = flags.gpu_memory_utilization;
+  if (!(share > 0.0 && share <= 1.0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--gpu_memory_utilization is ", share, "; it must be in (0, 1]"));
+  }
+  const int num_gpus = NumCudaDevices();
+  if (num_gpus == 0) {
+    return absl::InvalidArgumentError(
+        "there is no GPU here whose memory could be asked for; give --kv_memory");
+  }
+  GpuMemoryUse use;
+  use.parallel = setup.parallel;
+  use.dtype = setup.dtype;
+  use.max_model_len = setup.max_model_len;
+  use.max_num_batched_tokens = max_num_batched_tokens;
+  use.utilization = share;
+  const int local_size = ReadLaunchInfo().local_size;
+  use.ranks_per_gpu =
+      setup.device.gpu.has_value() ? local_size : (local_size + num_gpus - 1) / num_gpus;
+  const int gpu = std::min(setup.device.gpu.value_or(0), num_gpus - 1);
+  return KvBytesOnGpu(setup.config, setup.stage_plan, use, cuda::GetMemoryInfo(gpu).total_bytes);
+}
+
 }  // namespace
 
 void ModelFlags::AddTo(FlagSet* flags) {
@@ -68,7 +100,11 @@ void ModelFlags::AddTo(FlagSet* flags) {
   flags->Add("kv_source", &kv_source,
              "layer whose KV cache each layer reads, as 0,0,2,2, or cla2, mlkv4, keep_ends, "
              "dense_front, dense_back; overrides config.json");
-  flags->Add("kv_memory", &kv_memory, "bytes of KV cache on each rank");
+  flags->Add("kv_memory", &kv_memory,
+             "bytes of KV cache on each rank (default: 1 GiB; on GPUs what "
+             "--gpu_memory_utilization leaves)");
+  flags->Add("gpu_memory_utilization", &gpu_memory_utilization,
+             "share of a GPU's memory that an engine may take, (0, 1]");
   flags->Add("block_size", &block_size, "tokens of a KV block");
   flags->Add("max_model_len", &max_model_len,
              "longest prompt and output together (default: the model's)");
@@ -125,7 +161,7 @@ absl::StatusOr<DType> ChooseDType(const std::optional<std::string>& flag, const 
       absl::StrCat("--dtype is \"", *flag, "\"; it takes float32, bfloat16 or, on GPUs, float16"));
 }
 
-absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags) {
+absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags, int64_t max_num_batched_tokens) {
   if (flags.model.empty()) return absl::InvalidArgumentError("--model is required");
   RETURN_IF_ERROR(CheckRange("tp", flags.tp, 1, 4096));
   RETURN_IF_ERROR(CheckRange("pp", flags.pp, 1, 4096));
@@ -153,14 +189,14 @@ absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags) {
   memory.tp_size = setup.parallel.tp_size;
   memory.dtype = setup.dtype;
   memory.block_size = flags.block_size;
-  memory.kv_memory = flags.kv_memory;
+  ASSIGN_OR_RETURN(memory.kv_memory, ChooseKvMemory(flags, setup, max_num_batched_tokens));
   ASSIGN_OR_RETURN(setup.memory, PlanMemory(setup.config, setup.stage_plan, memory));
   return setup;
 }
 
 absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   EngineSetup setup;
-  ASSIGN_OR_RETURN(setup.model, SetUpModel(flags.model));
+  ASSIGN_OR_RETURN(setup.model, SetUpModel(flags.model, flags.max_num_batched_tokens));
   RETURN_IF_ERROR(CheckRange("max_num_seqs", flags.max_num_seqs, 1, 65536));
   RETURN_IF_ERROR(CheckRange("max_num_batched_tokens", flags.max_num_batched_tokens, 1, 65536));
   if (flags.threads.has_value()) RETURN_IF_ERROR(CheckRange("threads", *flags.threads, 1, 1024));

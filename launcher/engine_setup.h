@@ -27,17 +27,20 @@ struct ModelFlags {
   std::string device = "cpu";
   std::optional<std::string> reuse_keys;
   std::optional<std::string> kv_source;
-  int64_t kv_memory = int64_t{1} << 30;
+  std::optional<int64_t> kv_memory;
+  double gpu_memory_utilization = 0.9;
   int64_t block_size = 16;
   std::optional<int64_t> max_model_len;
 
   void AddTo(FlagSet* flags);
 };
 
+inline constexpr int64_t kDefaultBatchedTokens = 512;
+
 struct EngineFlags {
   ModelFlags model;
   int64_t max_num_seqs = 64;
-  int64_t max_num_batched_tokens = 512;
+  int64_t max_num_batched_tokens = kDefaultBatchedTokens;
   bool prefill_skip = true;
   bool prefix_cache = true;
   bool graphs = true;
@@ -65,7 +68,8 @@ struct ModelSetup {
   MemoryPlan memory;
   int64_t max_model_len = 0;
 };
-absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags);
+// `max_num_batched_tokens`: of the engine it is for.
+absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags, int64_t max_num_batched_tokens);
 
 struct EngineSetup {
   ModelSetup model;

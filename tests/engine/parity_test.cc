@@ -103,6 +103,11 @@ double LogProb(const std::vector<float>& logits, int32_t token) {
 
 using Case = std::tuple<Map, ReuseKeys>;
 
+std::string CaseName(const ::testing::TestParamInfo<Case>& test) {
+  return std::string(std::get<0>(test.param).name) +
+         (std::get<1>(test.param) == ReuseKeys::kPreRope ? "_pre_rope" : "_post_rope");
+}
+
 class Parity : public ::testing::TestWithParam<Case> {
  protected:
   // Scored prompts, all of whose rows are wanted, among others that prefill skips.
@@ -312,11 +317,60 @@ INSTANTIATE_TEST_SUITE_P(Maps, Parity,
                          ::testing::Combine(::testing::ValuesIn(Maps()),
                                             ::testing::Values(ReuseKeys::kPostRope,
                                                               ReuseKeys::kPreRope)),
-                         [](const auto& test) {
-                           return std::string(std::get<0>(test.param).name) +
-                                  (std::get<1>(test.param) == ReuseKeys::kPreRope ? "_pre_rope"
-                                                                                  : "_post_rope");
-                         });
+                         CaseName);
+
+// The same model on a GPU says what the CPU says: with its decode steps recorded or not, over
+// chunks, preemption, ranks. (tests/CMakeLists.txt runs these on an emulated GPU too.)
+class DeviceParity : public Parity {
+ protected:
+  void SetUp() override {
+    if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+    requests_.clear();
+    for (int64_t length : {1, 7, 19}) {
+      requests_.push_back(Request(RandomTokens(length, 96, length), 6));
+    }
+    requests_[2].prompt_logprobs = false;
+  }
+  LocalEngineOptions OnGpu() const {
+    LocalEngineOptions options = Options();
+    options.device = DeviceType::kCuda;
+    return options;
+  }
+};
+
+TEST_P(DeviceParity, GraphsOrNoneChunksAndPreemption) {
+  const std::vector<LocalOutput> expected = Run(Options());
+  LocalEngineOptions options = OnGpu();
+  const std::vector<LocalOutput> recorded = Run(options);
+  ExpectSame(recorded, expected, kFloat32Tolerance);
+  options.graphs = false;
+  ExpectSame(Run(options), expected, kFloat32Tolerance);
+  options.max_num_batched_tokens = 5;
+  options.prefill_skip = false;
+  ExpectSame(Run(options), expected, kFloat32Tolerance);
+  options = OnGpu();
+  options.num_blocks = 8;  // 32 tokens where three requests grow to 44
+  ExpectSame(Run(options), expected, kFloat32Tolerance);
+}
+
+TEST_P(DeviceParity, OverRanksOfOneGpu) {
+  const std::vector<LocalOutput> expected = Run(Options());
+  const KvSharing sharing{std::get<0>(GetParam()).kv_source};
+  for (const auto& [tp_size, pp_size] : {std::pair(3, 1), std::pair(1, 2), std::pair(2, 2)}) {
+    SCOPED_TRACE(testing::Message() << "tp " << tp_size << " pp " << pp_size);
+    LocalEngineOptions options = OnGpu();
+    options.tp_size = tp_size;
+    options.pp_size = pp_size;
+    options.max_num_batched_tokens = 16;
+    ExpectSame(Run(options), expected, kFloat32Tolerance);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Maps_cuda, DeviceParity,
+                         ::testing::Combine(::testing::ValuesIn(Maps()),
+                                            ::testing::Values(ReuseKeys::kPostRope,
+                                                              ReuseKeys::kPreRope)),
+                         CaseName);
 
 // The two key rules are different models: were they not, the matrix above would prove nothing.
 TEST(KeyRules, DifferExactlyWhenLayersShare) {

@@ -8,6 +8,7 @@
 #include "engine/model_cost.h"
 #include "engine/pipeline_stage.h"
 #include "engine/worker.h"
+#include "kernels/core/copy.h"
 #include "parallel/control_channel.h"
 
 namespace polystrate {
@@ -72,7 +73,8 @@ ModelPlan MakePlan(const std::string& model_dir, const LocalEngineOptions& optio
                 options.block_size,
                 options.max_num_batched_tokens,
                 plan.config.max_position_embeddings,
-                options.prefill_skip};
+                options.prefill_skip,
+                options.graphs};
   plan.engine.parallel = {options.tp_size, options.pp_size};
   plan.engine.vocab_size = static_cast<int32_t>(plan.config.vocab_size);
   plan.engine.eos_token_ids = plan.config.eos_token_ids;
@@ -87,16 +89,29 @@ ModelPlan MakePlan(const std::string& model_dir, const LocalEngineOptions& optio
   return plan;
 }
 
+Stream MakeStream(DeviceType device, int num_threads) {
+  return device == DeviceType::kCuda ? ValueOrDie(Stream::Cuda(0)) : Stream::Cpu(num_threads);
+}
+
+// NaN: what is read before it was written shows.
+void Poison(const Buffer& pool, Device device) {
+  const int64_t size = pool.num_bytes();
+  std::vector<uint8_t> nan(static_cast<size_t>(size), 0xff);
+  CopyNow(Tensor(nan.data(), DType::kUInt8, Device{}, {size}),
+          Tensor(pool.data(), DType::kUInt8, device, {size}));
+}
+
 }  // namespace
 
 struct LocalEngine::Plan {
   ModelPlan model;
+  DeviceType device;
   int num_threads;
 };
 
 LocalEngine::LocalEngine(const std::string& model_dir, const LocalEngineOptions& options)
     : model_dir_(model_dir),
-      plan_(new Plan{MakePlan(model_dir, options), options.num_threads}),
+      plan_(new Plan{MakePlan(model_dir, options), options.device, options.num_threads}),
       engine_(std::make_unique<Engine>(plan_->model.engine, /*tokenizer=*/nullptr)),
       timelines_(plan_->model.engine.parallel.world_size()) {}
 
@@ -120,7 +135,7 @@ void LocalEngine::Stop() {
 void LocalEngine::PlayRank(int rank, ProcessGroups groups) {
   const ModelPlan& plan = plan_->model;
   const Topology topology(plan.engine.parallel, rank);
-  Stream stream = Stream::Cpu(plan_->num_threads);
+  Stream stream = MakeStream(plan_->device, plan_->num_threads);
   const Stage& stage = plan.stages.stages[topology.pp_rank()];
   StageWeights weights = ValueOrDie(LoadStageWeights(model_dir_, plan.config, topology, stage,
                                                      plan.stage.dtype, stream.device()));
@@ -128,9 +143,7 @@ void LocalEngine::PlayRank(int rank, ProcessGroups groups) {
   auto pipeline_stage = ValueOrDie(
       PipelineStage::Create(context, plan.config, stage, std::move(weights), plan.stage));
   CheckOk(pipeline_stage->AgreeOnHandover());
-  // NaN: what is read before it was written shows.
-  Buffer& pool = pipeline_stage->kv_cache().pool();
-  std::memset(pool.data(), 0xff, pool.num_bytes());
+  Poison(pipeline_stage->kv_cache().pool(), stream.device());
   pipeline_stage->timeline().Enable();
   ControlChannel control(topology, groups);
   if (rank == 0) {
@@ -182,16 +195,17 @@ StepPlan StepOf(const std::vector<int32_t>& tokens, int32_t begin, int32_t end,
 
 // One rank of Logits(); the sampler's fills `logits`.
 void PlayLogitsRank(const std::string& model_dir, const std::vector<int32_t>& tokens,
-                    const ModelPlan& plan, int64_t chunk, int rank, ProcessGroups& groups,
-                    std::vector<std::vector<float>>* logits) {
+                    const ModelPlan& plan, const LogitsOptions& options, int rank,
+                    ProcessGroups& groups, std::vector<std::vector<float>>* logits) {
   const Topology topology(plan.engine.parallel, rank);
-  Stream stream = Stream::Cpu(1);
+  Stream stream = MakeStream(options.device, 1);
   const Stage& stage = plan.stages.stages[topology.pp_rank()];
   StageWeights weights = ValueOrDie(
       LoadStageWeights(model_dir, plan.config, topology, stage, plan.stage.dtype, stream.device()));
   auto pipeline_stage = ValueOrDie(PipelineStage::Create({topology, stream, groups}, plan.config,
                                                          stage, std::move(weights), plan.stage));
   const auto n = static_cast<int32_t>(tokens.size());
+  const int64_t chunk = options.chunk == 0 ? n : options.chunk;
   for (int32_t begin = 0; begin < n; begin += static_cast<int32_t>(chunk)) {
     const int32_t end = std::min<int32_t>(n, begin + static_cast<int32_t>(chunk));
     // The stage keeps the logits of one turn of kMaxLogitRows; the same step again gives the next
@@ -201,9 +215,11 @@ void PlayLogitsRank(const std::string& model_dir, const std::vector<int32_t>& to
       pipeline_stage->Run(step);
       if (rank != topology.sampler_rank()) continue;
       for (size_t i = 0; i < step.scores.size(); ++i) {
-        const float* values =
-            pipeline_stage->logits().Rows(static_cast<int64_t>(i), 1).data<float>();
-        (*logits)[first + i].assign(values, values + plan.config.vocab_size);
+        const Tensor row = pipeline_stage->logits().Rows(static_cast<int64_t>(i), 1);
+        std::vector<float>& values = (*logits)[first + i];
+        values.resize(static_cast<size_t>(row.dim(1)));
+        CopyNow(row, Tensor(values.data(), DType::kFloat32, Device{}, {1, row.dim(1)}));
+        values.resize(static_cast<size_t>(plan.config.vocab_size));
       }
     }
   }
@@ -229,8 +245,7 @@ std::vector<std::vector<float>> Logits(const std::string& model_dir,
   ranks.reserve(groups.size());
   for (int rank = 0; rank < options.parallel.world_size(); ++rank) {
     ranks.emplace_back([&, rank] {
-      PlayLogitsRank(model_dir, tokens, plan, options.chunk == 0 ? n : options.chunk, rank,
-                     groups[rank], &logits);
+      PlayLogitsRank(model_dir, tokens, plan, options, rank, groups[rank], &logits);
     });
   }
   for (std::thread& rank : ranks) rank.join();

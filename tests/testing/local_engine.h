@@ -32,7 +32,9 @@ struct LocalEngineOptions {
   int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();
   bool prefill_skip = true;
   bool prefix_cache = true;
-  int num_threads = 1;  // of each rank
+  int num_threads = 1;                   // of each rank
+  DeviceType device = DeviceType::kCpu;  // kCuda: all ranks on GPU 0
+  bool graphs = true;
 };
 
 struct LocalOutput {
@@ -96,6 +98,7 @@ struct LogitsOptions {
   DType dtype = DType::kFloat32;
   ParallelConfig parallel;
   int64_t chunk = 0;
+  DeviceType device = DeviceType::kCpu;
 };
 std::vector<std::vector<float>> Logits(const std::string& model_dir,
                                        const std::vector<int32_t>& tokens,
