@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -30,6 +31,9 @@ class Shown {
   Buffer buffer_;
   int64_t size_;
 };
+
+// Kernels have run when Launch returns.
+inline const bool kLaunchesBlock = setenv("CUDA_LAUNCH_BLOCKING", "1", 1) == 0;
 
 class EmulatorTest : public ::testing::Test {
  protected:

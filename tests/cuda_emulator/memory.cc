@@ -73,6 +73,7 @@ void* AllocateMemory(MemoryKind kind, int device, size_t num_bytes) {
   allocation.mapping = mmap(nullptr, allocation.mapping_bytes, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK(allocation.mapping != MAP_FAILED);
+  madvise(allocation.mapping, usable, MADV_HUGEPAGE);  // a refusal does not matter
   std::memset(allocation.mapping, kPoison, usable);
   char* end = static_cast<char*>(allocation.mapping) + usable;
   CHECK_EQ(mprotect(end, kPage, PROT_NONE), 0);

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "emulated/runtime_api.h"
 #include "tests/cuda_emulator/fault.h"
@@ -47,6 +49,7 @@ cudaError_t Allocate(MemoryKind kind, void** data, size_t num_bytes) {
 
 cudaError_t Free(MemoryKind kind, void* data) {
   if (const cudaError_t error = CheckNotRecording(); error != cudaSuccess) return error;
+  FinishAll();  // it waits for what may use the memory
   if (data == nullptr || FreeMemory(kind, data)) return cudaSuccess;
   return Result(cudaErrorInvalidValue);
 }
@@ -254,7 +257,17 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t num_bytes, cudaMe
   if (const cudaError_t error = CheckCopy(to, from, num_bytes, kind); error != cudaSuccess) {
     return Result(error);
   }
-  return Enqueue(stream, [=] { std::memmove(to, from, num_bytes); });
+  const bool pageable_from = FindMemory(from, num_bytes) == Residence::kPageable;
+  if (pageable_from && !IsRecording(stream)) {  // it is read before the call returns
+    const char* begin = static_cast<const char*>(from);
+    return Enqueue(stream, [to, bytes = std::vector<char>(begin, begin + num_bytes)] {
+      std::memcpy(to, bytes.data(), bytes.size());
+    });
+  }
+  const cudaError_t error = Enqueue(stream, [=] { std::memmove(to, from, num_bytes); });
+  const bool pageable_to = FindMemory(to, num_bytes) == Residence::kPageable;
+  if (stream != nullptr && pageable_to && !IsRecording(stream)) Finish(stream);
+  return error;
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
                               size_t row_bytes, size_t num_rows, cudaMemcpyKind kind,

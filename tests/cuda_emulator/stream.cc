@@ -1,6 +1,7 @@
 #include "tests/cuda_emulator/stream.h"
 
-#include <mutex>
+#include <cstdlib>
+#include <string_view>
 #include <utility>
 
 #include "tests/cuda_emulator/memory.h"
@@ -12,24 +13,70 @@ std::mutex captures_mutex;
 std::vector<Capture*> global_captures;              // of every thread
 thread_local std::vector<Capture*> local_captures;  // this thread's, but for relaxed ones
 
+std::mutex streams_mutex;
+std::vector<CUstream_st*> all_streams;
+
+bool Blocking() {
+  static const bool blocking = [] {
+    const char* set = std::getenv("CUDA_LAUNCH_BLOCKING");
+    return set != nullptr && std::string_view(set) == "1";
+  }();
+  return blocking;
+}
+
 cudaError_t Refuse(Capture* capture, cudaError_t error) {
   capture->invalid = true;
   return Result(error);
 }
 
+// Runs what is enqueued first; false when there is nothing.
+bool RunNext(cudaStream_t stream) {
+  const std::lock_guard<std::recursive_mutex> lock(stream->mutex);
+  if (stream->queue.empty()) return false;
+  const std::function<void()> work = std::move(stream->queue.front());
+  stream->queue.pop_front();
+  const DeviceAccess access;
+  work();
+  return true;
+}
+
+// Until the stream has come to the event as it was recorded then.
+void Reach(const CUevent_st::Progress& event, uint64_t num_recorded, cudaStream_t stream) {
+  while (event.num_passed < num_recorded && RunNext(stream)) {
+  }
+}
+
 }  // namespace
 
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
-  if (stream != nullptr && stream->capture != nullptr) {
+  if (stream == nullptr) {
+    const DeviceAccess access;
+    work();
+    return cudaSuccess;
+  }
+  if (IsRecording(stream)) {
     if (stream->capture->invalid) return Result(cudaErrorStreamCaptureInvalidated);
     stream->capture->graph->nodes.push_back(std::move(work));
     stream->unjoined = stream != stream->capture->origin;
     return cudaSuccess;
   }
-  const DeviceAccess access;
-  work();
+  const std::lock_guard<std::recursive_mutex> lock(stream->mutex);
+  stream->queue.push_back(std::move(work));
+  if (Blocking()) Finish(stream);
   return cudaSuccess;
 }
+
+void Finish(cudaStream_t stream) {
+  while (RunNext(stream)) {
+  }
+}
+
+void FinishAll() {
+  const std::lock_guard<std::mutex> lock(streams_mutex);
+  for (CUstream_st* stream : all_streams) Finish(stream);
+}
+
+bool IsRecording(cudaStream_t stream) { return stream != nullptr && stream->capture != nullptr; }
 
 cudaError_t CheckNotRecording() {
   const std::lock_guard<std::mutex> lock(captures_mutex);
@@ -41,11 +88,7 @@ cudaError_t CheckNotRecording() {
 
 }  // namespace polystrate::emulator
 
-using polystrate::emulator::Capture;
-using polystrate::emulator::CheckNotRecording;
-using polystrate::emulator::Enqueue;
-using polystrate::emulator::Refuse;
-using polystrate::emulator::Result;
+using namespace polystrate::emulator;  // NOLINT: what follows is C's
 
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
@@ -55,6 +98,8 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, i
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;
+  const std::lock_guard<std::mutex> lock(streams_mutex);
+  all_streams.push_back(*stream);
   return Result(cudaGetDevice(&(*stream)->device));
 }
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
@@ -64,17 +109,27 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (stream == nullptr) return Result(cudaErrorInvalidResourceHandle);
+  Finish(stream);
+  const std::lock_guard<std::mutex> lock(streams_mutex);
+  std::erase(all_streams, stream);
   delete stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (stream != nullptr && stream->capture != nullptr) {
-    return Refuse(stream->capture, cudaErrorStreamCaptureUnsupported);
-  }
+  if (IsRecording(stream)) return Refuse(stream->capture, cudaErrorStreamCaptureUnsupported);
+  if (stream != nullptr) Finish(stream);
   return cudaSuccess;
 }
-cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
-cudaError_t cudaDeviceSynchronize() { return CheckNotRecording(); }
+// Each look brings the stream one step on.
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  if (IsRecording(stream)) return Refuse(stream->capture, cudaErrorStreamCaptureUnsupported);
+  return stream != nullptr && RunNext(stream) ? cudaErrorNotReady : cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() {
+  if (const cudaError_t error = CheckNotRecording(); error != cudaSuccess) return error;
+  FinishAll();
+  return cudaSuccess;
+}
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* argument) {
   return Enqueue(stream, [=] { function(argument); });
 }
@@ -95,32 +150,45 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->stream = stream;
   event->capture = stream == nullptr ? nullptr : stream->capture;
-  if (event->capture == nullptr) {
-    event->recorded = true;
-    event->at = std::chrono::steady_clock::now();
-  }
-  return cudaSuccess;
+  if (event->capture != nullptr) return cudaSuccess;
+  const uint64_t count = ++event->progress->num_recorded;
+  return Enqueue(stream, [count, progress = event->progress] {
+    progress->at = std::chrono::steady_clock::now();
+    progress->num_passed = count;
+  });
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->capture != nullptr) return Refuse(event->capture, cudaErrorCapturedEvent);
+  Reach(*event->progress, event->progress->num_recorded, event->stream);
   return cudaSuccess;
 }
+// Each look brings the event's stream one step on.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (const cudaError_t error = CheckNotRecording(); error != cudaSuccess) return error;
-  return cudaEventSynchronize(event);
+  if (event->capture != nullptr) return Refuse(event->capture, cudaErrorCapturedEvent);
+  if (event->progress->num_passed == event->progress->num_recorded) return cudaSuccess;
+  RunNext(event->stream);
+  return cudaErrorNotReady;
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  if (!begin->timed || !end->timed || !begin->recorded || !end->recorded) {
-    return Result(cudaErrorInvalidResourceHandle);
+  for (const CUevent_st* event : {begin, end}) {
+    const CUevent_st::Progress& progress = *event->progress;
+    if (!event->timed || progress.num_recorded == 0) return Result(cudaErrorInvalidResourceHandle);
+    if (progress.num_passed < progress.num_recorded) return cudaErrorNotReady;
   }
-  *milliseconds = std::chrono::duration<float, std::milli>(end->at - begin->at).count();
+  const auto between = end->progress->at - begin->progress->at;
+  *milliseconds = std::chrono::duration<float, std::milli>(between).count();
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   Capture* recording = stream == nullptr ? nullptr : stream->capture;
   if (event->capture == nullptr) {  // what is not in the graph cannot be waited for in it
-    if (recording == nullptr || !event->recorded) return cudaSuccess;
-    return Refuse(recording, cudaErrorStreamCaptureIsolation);
+    const uint64_t count = event->progress->num_recorded;
+    if (count == 0) return cudaSuccess;
+    if (recording != nullptr) return Refuse(recording, cudaErrorStreamCaptureIsolation);
+    return Enqueue(stream, [count, progress = event->progress, from = event->stream] {
+      Reach(*progress, count, from);
+    });
   }
   if (recording == nullptr) {
     if (stream == nullptr) return Refuse(event->capture, cudaErrorStreamCaptureUnsupported);
@@ -136,7 +204,6 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
-  using namespace polystrate::emulator;
   if (stream == nullptr) return Result(cudaErrorStreamCaptureUnsupported);
   if (stream->capture != nullptr) return Result(cudaErrorInvalidValue);
   stream->capture = new Capture{mode, stream, {stream}, new CUgraph_st};
@@ -146,7 +213,6 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  using namespace polystrate::emulator;
   *graph = nullptr;
   Capture* capture = stream == nullptr ? nullptr : stream->capture;
   if (capture == nullptr) return Result(cudaErrorInvalidValue);

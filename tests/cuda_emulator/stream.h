@@ -1,9 +1,17 @@
-// Streams, events and graphs. Work runs when it is enqueued; on a stream that is recorded it
-// becomes a node of the graph instead.
+// Streams, events and graphs. Work runs as late as it may: when the host waits for its stream or
+// looks whether it is done, in the thread that does. So results that are read too early, and
+// sources that are changed too early, show. With CUDA_LAUNCH_BLOCKING=1, as with the default
+// stream, it runs when it is enqueued. On a stream that is recorded it becomes a node of the graph
+// instead.
 #pragma once
 
+#include <atomic>
 #include <chrono>
+#include <cstdint>
+#include <deque>
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "emulated/runtime_api.h"
@@ -31,16 +39,23 @@ struct Capture {
 
 struct CUstream_st {
   int device = 0;
+  std::recursive_mutex mutex;  // a stream's work may wait for that of another
+  std::deque<std::function<void()>> queue;
   polystrate::emulator::Capture* capture = nullptr;
   bool unjoined = false;  // has recorded something that the origin does not wait for
 };
 
 struct CUevent_st {
+  // Outlives the event where streams have not come to it yet.
+  struct Progress {
+    std::atomic<uint64_t> num_recorded = 0;
+    std::atomic<uint64_t> num_passed = 0;
+    std::chrono::steady_clock::time_point at;
+  };
   bool timed = true;
-  bool recorded = false;
-  std::chrono::steady_clock::time_point at;
+  std::shared_ptr<Progress> progress = std::make_shared<Progress>();
   polystrate::emulator::Capture* capture = nullptr;  // in which it was recorded
-  CUstream_st* stream = nullptr;
+  CUstream_st* stream = nullptr;                     // of the last record
 };
 
 namespace polystrate::emulator {
@@ -48,8 +63,14 @@ namespace polystrate::emulator {
 // Remembers a failure for cudaGetLastError.
 cudaError_t Result(cudaError_t error);
 
-// Runs or records `work`, which may touch device memory.
+// `work` may touch device memory.
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
+// Runs what is on the stream, and on those that it waits for.
+void Finish(cudaStream_t stream);
+// Of every stream there is.
+void FinishAll();
+// Whether the stream's work becomes nodes of a graph.
+bool IsRecording(cudaStream_t stream);
 
 // Calls that may not be made while this thread, or any thread that says so, records a stream; such
 // a call spoils the recording.

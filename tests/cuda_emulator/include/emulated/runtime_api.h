@@ -1,5 +1,5 @@
 // The part of CUDA's runtime API that the project uses. Meanings, and what is an error, as in
-// NVIDIA's manual; work runs when it is enqueued, in the calling thread.
+// NVIDIA's manual. When work runs: tests/cuda_emulator/stream.h.
 #pragma once
 
 #include <cstddef>
