@@ -391,30 +391,33 @@ TEST_P(AttentionTest, IndependentOfThreadsAndBatch) {
 
 // Among many sequences one is cut into fewer parts than alone, which must not show in any bit.
 TEST_P(AttentionTest, DecodeIsIndependentOfTheCrowd) {
-  for (int group : {2, 17, 40}) {
-    const AttentionShape shape = {.head_dim = 64,
+  const auto check = [&](int head_dim, int group, const std::vector<int32_t>& contexts) {
+    const AttentionShape shape = {.head_dim = head_dim,
                                   .num_heads = group,
                                   .num_kv_heads = 1,
                                   .queries_per_kv_head = group,
-                                  .sequences = {{1, 2300}}};
+                                  .sequences = {{1, contexts.back()}}};
     const Problem problem(shape, dtype(), 9);
-    for (int32_t context : {1, 128, 129, 1024, 1025, 2300}) {
-      const auto run = [&](size_t num_sequences, int64_t context_bound) {
-        std::vector<int32_t> cu(num_sequences + 1, 1), lens(num_sequences, 0);
-        cu[0] = 0;
-        lens[0] = context;
-        std::vector<int32_t> tables = problem.block_tables();
-        tables.resize(tables.size() * num_sequences);
-        HostTensor out(dtype(), {1, group * 64});
-        problem.RunBatch(stream(), problem.query().tensor(), cu, lens, tables, out.tensor(),
-                         context_bound);
-        return out.Values();
-      };
-      const std::vector<double> alone = run(1, 0);
-      EXPECT_EQ(alone, run(400, 0)) << context;
-      EXPECT_EQ(alone, run(150, 5000)) << context;
+    const auto run = [&](int32_t context, size_t num_sequences, int64_t context_bound) {
+      std::vector<int32_t> cu(num_sequences + 1, 1), lens(num_sequences, 0);
+      cu[0] = 0;
+      lens[0] = context;
+      std::vector<int32_t> tables = problem.block_tables();
+      tables.resize(tables.size() * num_sequences);
+      HostTensor out(dtype(), {1, int64_t{group} * head_dim});
+      problem.RunBatch(stream(), problem.query().tensor(), cu, lens, tables, out.tensor(),
+                       context_bound);
+      return out.Values();
+    };
+    for (int32_t context : contexts) {
+      const std::vector<double> alone = run(context, 1, 0);
+      EXPECT_EQ(alone, run(context, 400, 0)) << context;
+      EXPECT_EQ(alone, run(context, 150, 50000)) << context;
     }
-  }
+    ExpectNear(problem.Reference(), problem.Run(stream(), dtype()), dtype(), Describe(shape));
+  };
+  for (int group : {2, 17, 40}) check(64, group, {1, 128, 129, 1024, 1025, 2300});
+  check(16, 2, {32768, 33000});
 }
 
 // A NaN must reach the logits, where it ends the request, and only its own row.
