@@ -140,10 +140,10 @@ double MeasureCopyBandwidth(const Stream& gpu, int64_t num_bytes) {
   return static_cast<double>(num_bytes) / Time(gpu, 19, [&] { sweep.Copy(); }).fastest;
 }
 
-double MeasureMatrixRate(const Stream& stream, DType dtype) {
+double MeasureMatrixRate(const Stream& stream, DType dtype, std::optional<int64_t> size_or_none) {
   const Device device = stream.device();
   const bool on_cpu = device.type == DeviceType::kCpu;
-  const int64_t size = on_cpu ? 1024 : 8192;
+  const int64_t size = size_or_none.value_or(on_cpu ? 1024 : 8192);
   const OwnedTensor x(dtype, {size, size}, device), weight(dtype, {size, size}, device);
   const OwnedTensor out(on_cpu ? DType::kFloat32 : dtype, {size, size}, device);
   const Timing timing = Time(stream, 15, [&] { Gemm(stream, *x, *weight, Tensor(), *out); });

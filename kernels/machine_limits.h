@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <optional>
 #include <vector>
 
 #include "kernels/core/device.h"
@@ -83,7 +84,7 @@ double MeasureReadBandwidth(const Stream& gpu, int64_t num_bytes = kSweepBytes);
 double MeasureCopyBandwidth(const Stream& gpu, int64_t num_bytes = kSweepBytes);
 
 // Operations per second of the best the matrix product reaches: on the CPU on a square that stays
-// in the cache, on a GPU on one large enough to fill it (8192).
-double MeasureMatrixRate(const Stream& stream, DType dtype);
+// in the cache, on a GPU on one large enough to fill it (8192), or on one of `size`.
+double MeasureMatrixRate(const Stream& stream, DType dtype, std::optional<int64_t> size = {});
 
 }  // namespace polystrate

@@ -10,6 +10,8 @@
 #include "kernels/core/copy.h"
 #include "kernels/core/status.h"
 #include "kernels/ops.h"
+#include "launcher/cache_sweep.h"
+#include "launcher/device_integers.h"
 
 namespace polystrate {
 namespace {
@@ -62,26 +64,6 @@ struct Memory {
   }
 };
 
-// A copy of host integers on the device.
-class DeviceIntegers {
- public:
-  static absl::StatusOr<DeviceIntegers> Make(Device device, std::vector<int32_t> values) {
-    DeviceIntegers integers;
-    const auto size = static_cast<int64_t>(values.size());
-    ASSIGN_OR_RETURN(integers.buffer_, Buffer::Allocate(device, size * SizeOf(DType::kInt32)));
-    integers.device_ = device;
-    CopyNow(Tensor(values.data(), DType::kInt32, Device{}, {size}), integers.View({size}));
-    return integers;
-  }
-  Tensor View(std::initializer_list<int64_t> dims) const {
-    return Tensor(buffer_.data(), DType::kInt32, device_, dims);
-  }
-
- private:
-  Buffer buffer_;
-  Device device_;
-};
-
 // The blocks of all sequences in no order, as a cache has them that has run for a while.
 std::vector<int32_t> ShuffledBlocks(int64_t count) {
   std::vector<int32_t> blocks(count);
@@ -90,19 +72,18 @@ std::vector<int32_t> ShuffledBlocks(int64_t count) {
   return blocks;
 }
 
-absl::StatusOr<Timing> MeasureShape(const Stream& stream, const AttentionShape& shape,
-                                    const AttentionBenchOptions& options, const Memory& memory,
-                                    const std::function<void()>& sweep) {
+Timing MeasureShape(const Stream& stream, const AttentionShape& shape,
+                    const AttentionBenchOptions& options, const Memory& memory,
+                    const std::function<void()>& sweep) {
   const Device device = stream.device();
   const int64_t n = shape.num_sequences, queries = shape.num_queries() / n;
   const int64_t blocks = BlocksPerSequence(shape, options.block_size);
   std::vector<int32_t> starts(n + 1);
   for (int64_t i = 0; i <= n; ++i) starts[i] = static_cast<int32_t>(i * queries);
-  ASSIGN_OR_RETURN(const auto cu_seqlens_q, DeviceIntegers::Make(device, std::move(starts)));
-  ASSIGN_OR_RETURN(
-      const auto context_lens,
-      DeviceIntegers::Make(device, std::vector<int32_t>(n, static_cast<int32_t>(shape.context))));
-  ASSIGN_OR_RETURN(const auto tables, DeviceIntegers::Make(device, ShuffledBlocks(n * blocks)));
+  const DeviceIntegers cu_seqlens_q(device, std::move(starts));
+  const DeviceIntegers context_lens(device,
+                                    std::vector<int32_t>(n, static_cast<int32_t>(shape.context)));
+  const DeviceIntegers tables(device, ShuffledBlocks(n * blocks));
   const AttentionBatch batch = {cu_seqlens_q.View({n + 1}), context_lens.View({n}),
                                 tables.View({n, blocks}), queries, shape.context};
 
@@ -143,21 +124,10 @@ absl::StatusOr<std::vector<Timing>> MeasureAttention(const Stream& stream,
                                                      const AttentionBenchOptions& options,
                                                      const std::function<void(double)>& progress) {
   ASSIGN_OR_RETURN(const Memory memory, Memory::Take(stream.device(), shapes, options));
-  std::unique_ptr<GpuSweep> gpu_sweep;
-  std::unique_ptr<MemorySweep> memory_sweep;
-  if (stream.device().type == DeviceType::kCuda) {
-    gpu_sweep = std::make_unique<GpuSweep>(stream, options.sweep_bytes);
-  } else {
-    memory_sweep = std::make_unique<MemorySweep>(stream.num_threads(), options.sweep_bytes);
-  }
-  const auto sweep = [&] {
-    if (gpu_sweep != nullptr) gpu_sweep->Read();
-    if (memory_sweep != nullptr) memory_sweep->Read();
-  };
+  const CacheSweep sweep(stream, options.sweep_bytes);
   std::vector<Timing> timings;
   for (const AttentionShape& shape : shapes) {
-    ASSIGN_OR_RETURN(const Timing timing, MeasureShape(stream, shape, options, memory, sweep));
-    timings.push_back(timing);
+    timings.push_back(MeasureShape(stream, shape, options, memory, [&] { sweep.Read(); }));
     progress(static_cast<double>(timings.size()) / static_cast<double>(shapes.size()));
   }
   return timings;

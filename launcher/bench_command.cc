@@ -22,6 +22,7 @@ constexpr Kind kKinds[] = {
     {"capacity", "KV bytes and sequences that fit, for the MLKV paper's models", BenchCapacity},
     {"sharing", "decode speed of the MLKV paper's models, alone and under one KV pool",
      BenchSharing},
+    {"model", "decode and prefill of well-known shapes", BenchModel},
     {"attention", "the attention operator alone, decode and prefill", BenchAttention},
     {"serve", "a load on a running engine: throughput, latency, goodput", BenchServe},
 };

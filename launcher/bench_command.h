@@ -15,6 +15,7 @@ namespace polystrate {
 
 absl::Status BenchAttention(const Arguments& arguments);
 absl::Status BenchCapacity(const Arguments& arguments);
+absl::Status BenchModel(const Arguments& arguments);
 absl::Status BenchSharing(const Arguments& arguments);
 absl::Status BenchServe(const Arguments& arguments);
 

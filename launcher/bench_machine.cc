@@ -1,6 +1,7 @@
 #include "launcher/bench_machine.h"
 
 #include <algorithm>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,11 @@
 #include "launcher/bench_command.h"
 
 namespace polystrate {
+namespace {
+
+constexpr int64_t kQuickMatrix = 64;
+
+}  // namespace
 
 MachineFlags::MachineFlags() : threads(std::max(1u, std::thread::hardware_concurrency())) {}
 
@@ -36,7 +42,9 @@ void MeasureLimits(const Stream& stream, DType dtype, int64_t sweep_bytes, Machi
   } else {
     limits->read = std::max(limits->read, MeasureReadBandwidth(stream.num_threads(), sweep_bytes));
   }
-  limits->matrix = std::max(limits->matrix, MeasureMatrixRate(stream, dtype));
+  std::optional<int64_t> size;
+  if (sweep_bytes < kSweepBytes) size = kQuickMatrix;
+  limits->matrix = std::max(limits->matrix, MeasureMatrixRate(stream, dtype, size));
 }
 
 std::string DescribeMachine(const Stream& stream, const MachineLimits& limits) {

@@ -34,7 +34,8 @@ struct MachineLimits {
 };
 
 // Raises `limits` to what is measured now: the best of several times is what the machine can do.
-// `sweep_bytes`: what is read through, more than caches hold.
+// `sweep_bytes`: what is read through, more than caches hold; below kSweepBytes, a test's, the
+// matrix product is small too.
 void MeasureLimits(const Stream& stream, DType dtype, int64_t sweep_bytes, MachineLimits* limits);
 
 // "2 threads; limits: read 30.1 GB/s, matrix product 2.100 TFLOP/s", with the copy of a GPU.

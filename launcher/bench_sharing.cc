@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -12,6 +11,7 @@
 #include "engine/json_writer.h"
 #include "kernels/core/status.h"
 #include "launcher/bench_command.h"
+#include "launcher/bench_machine.h"
 #include "launcher/engine_setup.h"
 #include "launcher/progress.h"
 #include "launcher/sharing_speed.h"
@@ -90,26 +90,25 @@ std::string AttentionText(const SharingReport& report) {
 }
 
 std::string ScratchText(const SharingReport& report) {
+  if (!report.rows[0].scratch_bytes.has_value()) return "";
   return absl::StrCat("MB beside weights and pool: ",
                       absl::StrJoin(report.rows, ", ",
                                     [](std::string* out, const SharingRow& row) {
                                       absl::StrAppendFormat(
                                           out, "%s %.1f", row.variant.name,
-                                          static_cast<double>(row.scratch_bytes) / kMega);
+                                          static_cast<double>(*row.scratch_bytes) / kMega);
                                     }),
                       "\n");
 }
 
-std::string TableText(const SharingReport& report) {
+std::string TableText(const SharingReport& report, const std::string& machine) {
   const SharingOptions& o = report.options;
   std::string text = absl::StrFormat(
       "The papers' models with random %s weights; %d random tokens in the cache, then %d greedy "
-      "steps.\nOne process, %d threads; limits: read %.1f GB/s, matrix "
-      "product %.3f TFLOP/s.\nkept, read: bytes of KV per token that the pool holds, that the "
+      "steps.\nOne process, %s.\nkept, read: bytes of KV per token that the pool holds, that the "
       "layers of a step read. predicted: tokens/s if a\nstep only read its weights and cache, at "
       "the limit.\n",
-      Name(o.dtype), o.context, o.steps, o.num_threads, report.limits.read / kGiga,
-      report.limits.matrix / kTera);
+      Name(o.dtype), o.context, o.steps, machine);
   absl::StrAppend(&text, "\nAt equal batch\n", SpeedText(report, &SharingRow::equal_batch));
   absl::StrAppend(&text, "\nAt the largest batch of a KV pool of ", o.kv_memory, " bytes\n",
                   SpeedText(report, &SharingRow::largest_batch), ScratchText(report));
@@ -150,14 +149,16 @@ void WriteNames(const std::vector<std::string>& names, JsonWriter* json) {
   json->EndArray();
 }
 
-std::string JsonText(const SharingReport& report) {
+std::string JsonText(const SharingReport& report, const MachineFlags& machine) {
   const SharingOptions& options = report.options;
   JsonWriter json;
   json.BeginObject().Key("bench").String("sharing").Key("dtype").String(Name(options.dtype));
-  json.Key("threads").Int(options.num_threads).Key("context").Int(options.context);
+  json.Key("device").String(machine.device).Key("threads").Int(machine.threads);
+  json.Key("context").Int(options.context);
   json.Key("steps").Int(options.steps).Key("kv_memory").Int(options.kv_memory);
   json.Key("read_gb_per_s").Double(report.limits.read / kGiga);
   json.Key("matrix_tflop_per_s").Double(report.limits.matrix / kTera);
+  if (report.limits.copy > 0) json.Key("copy_gb_per_s").Double(report.limits.copy / kGiga);
   json.Key("variants").BeginArray();
   for (const SharingRow& row : report.rows) {
     json.BeginObject().Key("name").String(row.variant.name);
@@ -169,7 +170,7 @@ std::string JsonText(const SharingReport& report) {
     WriteSpeed(row.equal_batch, report.limits, &json);
     json.Key("largest_batch");
     WriteSpeed(row.largest_batch, report.limits, &json);
-    json.Key("scratch_bytes").Int(row.scratch_bytes);
+    if (row.scratch_bytes.has_value()) json.Key("scratch_bytes").Int(*row.scratch_bytes);
     json.Key("attention_from_memory");
     WriteAttention(row.cold_attention, &json);
     json.Key("attention_in_turn");
@@ -218,8 +219,8 @@ void MakeQuick(SharingOptions* options) {
 
 absl::Status CheckOptions(const SharingOptions& options) {
   constexpr int64_t kMaxContext = 2048;  // of Pythia
-  RETURN_IF_ERROR(CheckBenchRange("threads", options.num_threads, 1, 1024));
   RETURN_IF_ERROR(CheckBenchRange("steps", options.steps, 4, kMaxContext - 2));
+  RETURN_IF_ERROR(CheckBenchRange("largest_batch_steps", options.largest_batch_steps, 4, 2046));
   RETURN_IF_ERROR(CheckBenchRange("context", options.context, 1, kMaxContext - 1 - options.steps));
   RETURN_IF_ERROR(CheckBenchRange("batch", options.batch, 1, 65536));
   return CheckBenchRange("kv_memory", options.kv_memory, 1, int64_t{1} << 50);
@@ -231,19 +232,21 @@ absl::Status BenchSharing(const Arguments& arguments) {
   FlagSet flags(
       "polystrate bench sharing: decode speed, at equal batch and under one KV pool; one process");
   SharingOptions options;
+  MachineFlags machine;
   ReportFlags report_flags;
   std::string variants;
   std::optional<std::string> dtype;
-  int64_t threads = std::max(1u, std::thread::hardware_concurrency());
   bool quick = false;
   flags.Add("variants", &variants, "which, as MHA-144,MLKV-12; mlkv or cla for a paper's [mlkv]");
   flags.Add("batch", &options.batch, "sequences at equal batch");
   flags.Add("context", &options.context, "random tokens in the cache before the first step");
   flags.Add("steps", &options.steps, "greedy steps");
   flags.Add("kv_memory", &options.kv_memory, "bytes of KV cache of each model");
-  flags.Add("threads", &threads, "threads");
   flags.Add("dtype", &dtype, "bfloat16 or float32 (default: bfloat16)");
   flags.Add("quick", &quick, "a few steps of short sequences, for tests; overrides the above");
+  flags.Add("largest_batch_steps", &options.largest_batch_steps,
+            "of these, at the largest batch; spread over the same contexts");
+  machine.AddTo(&flags);
   report_flags.AddTo(&flags);
   RETURN_IF_ERROR(flags.Parse(arguments));
   if (flags.help_requested()) {
@@ -251,18 +254,19 @@ absl::Status BenchSharing(const Arguments& arguments) {
     return absl::OkStatus();
   }
   if (quick) MakeQuick(&options);
-  options.num_threads = static_cast<int>(std::clamp<int64_t>(threads, 0, 1025));
+  ASSIGN_OR_RETURN(Stream stream, machine.Open());
   if (dtype.has_value()) {
-    ASSIGN_OR_RETURN(options.dtype, ChooseDType(dtype, ModelConfig(), DeviceType::kCpu));
+    ASSIGN_OR_RETURN(options.dtype, ChooseDType(dtype, ModelConfig(), stream.device().type));
   }
   RETURN_IF_ERROR(CheckOptions(options));
   RETURN_IF_ERROR(report_flags.Check());
   ASSIGN_OR_RETURN(const std::vector<PaperVariant> selected, SelectVariants(variants));
   Progress progress("measuring", /*shown=*/true);
-  ASSIGN_OR_RETURN(const SharingReport report,
-                   MeasureSharing(selected, options, [&](double done) { progress.Update(done); }));
-  std::fputs(TableText(report).c_str(), stdout);
-  return report_flags.Write(JsonText(report), Plot(report));
+  ASSIGN_OR_RETURN(
+      const SharingReport report,
+      MeasureSharing(selected, options, &stream, [&](double done) { progress.Update(done); }));
+  std::fputs(TableText(report, DescribeMachine(stream, report.limits)).c_str(), stdout);
+  return report_flags.Write(JsonText(report, machine), Plot(report));
 }
 
 }  // namespace polystrate

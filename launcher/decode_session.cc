@@ -5,13 +5,14 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "engine/dummy_weights.h"
 #include "engine/memory_plan.h"
 #include "engine/model_cost.h"
 #include "engine/weights.h"
+#include "kernels/core/copy.h"
 #include "kernels/core/status.h"
 #include "kernels/machine_limits.h"
 #include "kernels/ops.h"
+#include "launcher/device_integers.h"
 #include "parallel/stage_plan.h"
 
 namespace polystrate {
@@ -21,6 +22,9 @@ int64_t MatrixElements(const LayerWeights& layer) {
   return layer.qkv_proj.weight.num_elements() + layer.o_proj.weight.num_elements() +
          layer.gate_up_proj.weight.num_elements() + layer.down_proj.weight.num_elements();
 }
+
+// Values of a cache repeat after so many, which no sequence's begin is a multiple of.
+constexpr int64_t kPatternElements = (int64_t{1} << 24) - 3;
 
 int64_t BytesPerToken(const KvSlot& slot) {
   const int64_t tokens = slot.key.dim(0) * slot.key.dim(2);  // blocks, block_size
@@ -41,7 +45,8 @@ absl::StatusOr<std::unique_ptr<DecodeSession>> DecodeSession::Create(const Model
   CHECK(options.sequence_len >= 1 && options.sequence_len <= config.max_position_embeddings);
   std::unique_ptr<DecodeSession> session(new DecodeSession(config, options, stream));
   RETURN_IF_ERROR(session->TakeMemory());
-  session->FillCache();
+  const OwnedTensor pattern(options.dtype, {kPatternElements});
+  session->FillPool(*pattern);
   return session;
 }
 
@@ -72,7 +77,7 @@ absl::Status DecodeSession::TakeMemory() {
   stage_options.dtype = options_.dtype;
   stage_options.num_blocks = blocks.num_used();
   stage_options.block_size = options_.block_size;
-  stage_options.max_num_batched_tokens = max_sequences();
+  stage_options.max_num_batched_tokens = std::max(max_sequences(), options_.max_prompt_tokens);
   stage_options.max_model_len = options_.sequence_len;
   ASSIGN_OR_RETURN(stage_,
                    PipelineStage::Create({topology, stream_, groups_}, config_, plan.stages[0],
@@ -80,11 +85,14 @@ absl::Status DecodeSession::TakeMemory() {
   return absl::OkStatus();
 }
 
-void DecodeSession::FillCache() {
+void DecodeSession::FillPool(const Tensor& pattern) {
   Buffer& pool = stage_->kv_cache().pool();
   const int64_t elements = pool.num_bytes() / SizeOf(options_.dtype);
-  FillDummy("kv", {1, elements}, {0, 1, 0, elements},
-            Tensor(pool.data(), options_.dtype, stream_.device(), {1, elements}));
+  const Tensor all(pool.data(), options_.dtype, stream_.device(), {elements});
+  for (int64_t begin = 0; begin < elements; begin += pattern.dim(0)) {
+    const int64_t count = std::min(pattern.dim(0), elements - begin);
+    CopyNow(pattern.Rows(0, count), all.Rows(begin, count));
+  }
 }
 
 void DecodeSession::Begin(int64_t num_sequences, int64_t context) {
@@ -123,10 +131,44 @@ void DecodeSession::MakePlan() {
   }
 }
 
-double DecodeSession::Step(bool advance) {
+double DecodeSession::RunPlan(std::optional<StepResult>* result) {
   const double start = Now();
-  const std::optional<StepResult> result = stage_->Run(plan_);
-  const double seconds = Now() - start;
+  *result = stage_->Run(plan_);
+  return Now() - start;
+}
+
+double DecodeSession::Prefill(int64_t num_sequences, int64_t prompt_len) {
+  CHECK(num_sequences >= 1 && num_sequences <= max_sequences());
+  CHECK(prompt_len >= 1 && prompt_len <= options_.sequence_len);
+  const int64_t blocks = (prompt_len + options_.block_size - 1) / options_.block_size;
+  plan_ = StepPlan();
+  plan_.max_blocks = static_cast<int32_t>(blocks);
+  plan_.context_lens.assign(num_sequences, static_cast<int32_t>(prompt_len));
+  plan_.cu_seqlens_q = {0};
+  for (int64_t i = 0; i < num_sequences; ++i) {
+    const std::vector<int32_t>& table = block_tables_[i];
+    for (int64_t t = 0; t < prompt_len; ++t) {
+      plan_.token_ids.push_back(
+          static_cast<int32_t>(((i * prompt_len + t) * 7919 + 1) % config_.vocab_size));
+      plan_.positions.push_back(static_cast<int32_t>(t));
+      plan_.slot_mapping.push_back(static_cast<int32_t>(
+          table[t / options_.block_size] * options_.block_size + t % options_.block_size));
+    }
+    const auto end = static_cast<int32_t>(plan_.token_ids.size());
+    plan_.cu_seqlens_q.push_back(end);
+    plan_.block_tables.insert(plan_.block_tables.end(), table.begin(), table.begin() + blocks);
+    SampleRow greedy;
+    greedy.temperature = 0.0f;
+    greedy.position = static_cast<uint64_t>(prompt_len);
+    plan_.samples.push_back({static_cast<uint64_t>(i), end - 1, greedy});
+  }
+  std::optional<StepResult> result;
+  return RunPlan(&result);
+}
+
+double DecodeSession::Step(bool advance) {
+  std::optional<StepResult> result;
+  const double seconds = RunPlan(&result);
   if (!advance) return seconds;
   CHECK(result.has_value());
   for (const SampledToken& token : result->samples) {
@@ -138,49 +180,59 @@ double DecodeSession::Step(bool advance) {
   return seconds;
 }
 
-std::vector<double> DecodeSession::AttentionSeconds(int repeats, const MemorySweep* sweep) {
+std::vector<double> DecodeSession::AttentionSeconds(int repeats,
+                                                    const std::function<void()>& sweep) {
   const int64_t n = num_sequences();
-  const auto host = [](std::vector<int32_t>& values, std::initializer_list<int64_t> dims) {
-    return Tensor(values.data(), DType::kInt32, Device{}, dims);
-  };
-  const AttentionBatch batch = {host(plan_.cu_seqlens_q, {n + 1}), host(plan_.context_lens, {n}),
-                                host(plan_.block_tables, {n, plan_.max_blocks})};
-  const OwnedTensor query(options_.dtype, {n, int64_t{config_.num_heads} * config_.head_dim});
-  const OwnedTensor out(options_.dtype, {n, int64_t{config_.num_heads} * config_.head_dim});
+  const Device device = stream_.device();
+  const DeviceIntegers starts(device, plan_.cu_seqlens_q), lengths(device, plan_.context_lens);
+  const DeviceIntegers tables(device, plan_.block_tables);
+  const AttentionBatch batch = {starts.View({n + 1}), lengths.View({n}),
+                                tables.View({n, plan_.max_blocks}), /*max_seqlen_q=*/1,
+                                /*max_context_len=*/context_ + 1};
+  const int64_t width = int64_t{config_.num_heads} * config_.head_dim;
+  const OwnedTensor query(options_.dtype, {n, width}, device);
+  const OwnedTensor out(options_.dtype, {n, width}, device);
   AttentionOptions options;
   options.head_dim = config_.head_dim;
   options.queries_per_kv_head = config_.num_heads / config_.num_kv_heads;
   options.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
 
-  std::vector<std::vector<double>> seconds(config_.num_layers);
-  for (int repeat = sweep == nullptr ? -1 : 0; repeat < repeats; ++repeat) {  // -1 warms up
-    for (int layer = 0; layer < config_.num_layers; ++layer) {
-      if (sweep != nullptr) sweep->Read();
-      const double start = Now();
-      PagedAttention(stream_, *query, stage_->kv_cache().slot(layer), batch, options, *out);
-      if (repeat >= 0) seconds[layer].push_back(Now() - start);
-    }
-  }
+  const auto attend = [&](int layer) {
+    PagedAttention(stream_, *query, stage_->kv_cache().slot(layer), batch, options, *out);
+  };
   std::vector<double> medians;
-  for (std::vector<double>& one : seconds) {
-    std::nth_element(one.begin(), one.begin() + repeats / 2, one.end());
-    medians.push_back(one[repeats / 2]);
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    const auto others = [&] {
+      for (int i = 1; i < config_.num_layers; ++i) attend((layer + i) % config_.num_layers);
+    };
+    const std::function<void()> before = sweep ? sweep : others;
+    medians.push_back(Time(
+                          stream_, repeats, [&] { attend(layer); }, before)
+                          .median);
   }
   return medians;
 }
 
 int64_t DecodeSession::CountBytesWrittenPerToken() {
   // All ones is a NaN that no rounding makes. The first token of a sequence reads itself alone.
-  Buffer& pool = stage_->kv_cache().pool();
-  std::memset(pool.data(), 0xff, pool.num_bytes());
+  const OwnedTensor chunk(options_.dtype, {kPatternElements});
+  const int64_t element = SizeOf(options_.dtype);
+  std::memset((*chunk).raw(), 0xff, (*chunk).num_bytes());
+  FillPool(*chunk);
   Begin(num_sequences(), /*context=*/0);
   stage_->Run(plan_);
-  const int64_t element = SizeOf(options_.dtype);
-  const auto* bytes = static_cast<const char*>(pool.data());
+  const Buffer& pool = stage_->kv_cache().pool();
+  const int64_t elements = pool.num_bytes() / element;
+  const Tensor all(pool.data(), options_.dtype, stream_.device(), {elements});
   const std::vector<char> untouched(element, '\xff');
   int64_t written = 0;
-  for (int64_t at = 0; at < pool.num_bytes(); at += element) {
-    if (std::memcmp(bytes + at, untouched.data(), element) != 0) written += element;
+  for (int64_t begin = 0; begin < elements; begin += kPatternElements) {
+    const int64_t count = std::min(kPatternElements, elements - begin);
+    CopyNow(all.Rows(begin, count), (*chunk).Rows(0, count));
+    const auto* bytes = static_cast<const char*>((*chunk).raw());
+    for (int64_t i = 0; i < count; ++i) {
+      if (std::memcmp(bytes + i * element, untouched.data(), element) != 0) written += element;
+    }
   }
   CHECK_EQ(written % num_sequences(), 0);
   return written / num_sequences();
@@ -208,6 +260,14 @@ int64_t DecodeSession::matrix_operations() const {
   int64_t elements = stage_->weights().lm_head.num_elements();
   for (const LayerWeights& layer : stage_->weights().layers) elements += MatrixElements(layer);
   return 2 * elements;
+}
+
+double DecodeSession::PrefillOperations(int64_t num_sequences, int64_t prompt_len) const {
+  const auto n = static_cast<double>(num_sequences), length = static_cast<double>(prompt_len);
+  const double head = 2.0 * static_cast<double>(stage_->weights().lm_head.num_elements());
+  const double layers = static_cast<double>(matrix_operations()) - head;
+  const double pairs = length * (length + 1) / 2;
+  return n * (length * layers + head + pairs * static_cast<double>(attention_operations()));
 }
 
 int64_t DecodeSession::kv_projection_operations() const {

@@ -1,10 +1,12 @@
 // DecodeSession: a whole model with random weights in this process, decoding sequences whose cached
-// context is random too, as the MLKV paper measures: no prompt is ever computed. Steps are
-// PipelineStage's, from StepPlans such as the scheduler makes.
+// context is random too, as the MLKV paper measures; prompts can be computed to time that. Steps
+// are PipelineStage's, from StepPlans such as the scheduler makes.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -21,9 +23,10 @@ namespace polystrate {
 struct DecodeOptions {
   DType dtype = DType::kBFloat16;
   int64_t block_size = 16;
-  int64_t kv_memory = 0;      // bytes of the KV pool
-  int64_t sequence_len = 0;   // tokens that each sequence has blocks for; at most the model's
-  int64_t max_sequences = 0;  // never run more at once; 0: as many as the pool admits
+  int64_t kv_memory = 0;          // bytes of the KV pool
+  int64_t sequence_len = 0;       // tokens that each sequence has blocks for; at most the model's
+  int64_t max_sequences = 0;      // never run more at once; 0: as many as the pool admits
+  int64_t max_prompt_tokens = 0;  // of one Prefill(), over all its sequences
 };
 
 class DecodeSession {
@@ -45,10 +48,14 @@ class DecodeSession {
   // `advance` the tokens are appended, else the next step is this one again.
   double Step(bool advance);
 
+  // Computes prompts of `prompt_len` tokens for the first `num_sequences`, all in one step, and the
+  // first token of each. Returns its seconds. Begin() comes before the next Step().
+  double Prefill(int64_t num_sequences, int64_t prompt_len);
+
   // Seconds of the attention operator of each layer in the present step, [num_layers]: medians of
-  // `repeats`. With a sweep, it is read before each, so that the cache comes from memory; without,
-  // layers follow one another as in a step.
-  std::vector<double> AttentionSeconds(int repeats, const MemorySweep* sweep);
+  // `repeats`. With a sweep, which empties the caches, it is called before each; without, all other
+  // layers come before each, as in a step.
+  std::vector<double> AttentionSeconds(int repeats, const std::function<void()>& sweep);
 
   // Bytes of the cache that one token of one sequence changes, counted in the cache itself: it is
   // filled with a pattern that no token writes, and one step is run. The cache's contents are lost.
@@ -62,16 +69,18 @@ class DecodeSession {
   // Weights that a step reads: all but the embedding, of which a row is.
   int64_t weight_bytes() const;
   // Operations of one token's step: in the matrices, of these in the K and V projections, and in
-  // attention per token of context.
+  // attention per token of context. Of a prompt, whose head runs for its last token alone.
   int64_t matrix_operations() const;
+  double PrefillOperations(int64_t num_sequences, int64_t prompt_len) const;
   int64_t kv_projection_operations() const;
   int64_t attention_operations() const;
 
  private:
   DecodeSession(const ModelConfig& config, const DecodeOptions& options, Stream* stream);
   absl::Status TakeMemory();
-  void FillCache();
+  void FillPool(const Tensor& pattern);
   void MakePlan();
+  double RunPlan(std::optional<StepResult>* result);
 
   const ModelConfig config_;
   const DecodeOptions options_;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/status.h"
+#include "launcher/cache_sweep.h"
 #include "launcher/decode_session.h"
 #include "launcher/process_memory.h"
 
@@ -14,9 +15,11 @@ namespace {
 
 // Turns that each model takes at one batch; a turn is its share of the steps.
 constexpr int kTurns = 4;
+constexpr int kWarmSteps = 2;
 
 using Sessions = std::vector<std::unique_ptr<DecodeSession>>;
 
+// Of the host. A GPU says itself what it does not have.
 absl::Status CheckMemory(const std::vector<PaperVariant>& variants, const SharingOptions& options) {
   int64_t needed = 2 * options.sweep_bytes;
   for (const PaperVariant& variant : variants) {
@@ -49,13 +52,6 @@ absl::StatusOr<Sessions> StartSessions(const std::vector<PaperVariant>& variants
   return sessions;
 }
 
-// The best of before and after: a neighbour that slowed one of them must not flatter the models.
-void MeasureLimits(const SharingOptions& options, const Stream& stream, MachineLimits* limits) {
-  limits->read =
-      std::max(limits->read, MeasureReadBandwidth(options.num_threads, options.sweep_bytes));
-  limits->matrix = std::max(limits->matrix, MeasureMatrixRate(stream, options.dtype));
-}
-
 DecodeSpeed Describe(const DecodeSession& session, const SharingOptions& options,
                      std::vector<double> seconds) {
   const auto n = static_cast<double>(session.num_sequences());
@@ -82,7 +78,8 @@ std::vector<std::vector<double>> RunInTurns(const Sessions& sessions,
     const int64_t steps = num_steps * (turn + 1) / kTurns - num_steps * turn / kTurns;
     for (size_t i = 0; i < sessions.size(); ++i) {
       sessions[i]->Begin(batch[i], options.context + options.steps * turn / kTurns);
-      sessions[i]->Step(/*advance=*/false);  // brings its weights back into the caches
+      // Bring its weights back into the caches; on a GPU the second step of a shape is recorded.
+      for (int warm = 0; warm < kWarmSteps; ++warm) sessions[i]->Step(/*advance=*/false);
       for (int64_t step = 0; step < steps; ++step) {
         seconds[i].push_back(sessions[i]->Step(/*advance=*/true));
       }
@@ -111,14 +108,17 @@ AttentionTime TimeAttention(const KvSharing& sharing, const std::vector<double>&
 }  // namespace
 
 absl::StatusOr<SharingReport> MeasureSharing(const std::vector<PaperVariant>& variants,
-                                             const SharingOptions& options,
+                                             const SharingOptions& options, Stream* stream,
                                              const std::function<void(double)>& progress) {
-  RETURN_IF_ERROR(CheckMemory(variants, options));
-  Stream stream = Stream::Cpu(options.num_threads);
+  const bool on_gpu = stream->device().type == DeviceType::kCuda;
+  if (!on_gpu) {
+    RETURN_IF_ERROR(CheckMemory(variants, options));
+  }
   SharingReport report;
   report.options = options;
-  MeasureLimits(options, stream, &report.limits);
-  ASSIGN_OR_RETURN(const Sessions sessions, StartSessions(variants, options, &stream));
+  // The best of before and after: a neighbour that slowed one of them must not flatter the models.
+  MeasureLimits(*stream, options.dtype, options.sweep_bytes, &report.limits);
+  ASSIGN_OR_RETURN(const Sessions sessions, StartSessions(variants, options, stream));
 
   const std::vector<int64_t> equal(sessions.size(), options.batch);
   std::vector<int64_t> largest;
@@ -127,7 +127,7 @@ absl::StatusOr<SharingReport> MeasureSharing(const std::vector<PaperVariant>& va
   auto at_equal = RunInTurns(sessions, equal, options.steps, options,
                              [&](int turn) { progress(0.2 * (turn + 1) / kTurns); });
   std::vector<SharingRow> rows(sessions.size());
-  const MemorySweep sweep(options.num_threads, options.sweep_bytes);
+  const CacheSweep sweep(*stream, options.sweep_bytes);
   for (size_t i = 0; i < sessions.size(); ++i) {
     DecodeSession& session = *sessions[i];
     SharingRow& row = rows[i];
@@ -138,10 +138,11 @@ absl::StatusOr<SharingReport> MeasureSharing(const std::vector<PaperVariant>& va
     row.equal_batch = Describe(session, options, std::move(at_equal[i]));
     const KvSharing& sharing = variants[i].config.sharing;
     const int repeats = options.attention_repeats;
-    row.cold_attention = TimeAttention(sharing, session.AttentionSeconds(repeats, &sweep));
+    row.cold_attention =
+        TimeAttention(sharing, session.AttentionSeconds(repeats, [&] { sweep.Read(); }));
     row.ordered_attention = TimeAttention(sharing, session.AttentionSeconds(repeats, nullptr));
   }
-  for (size_t i = 0; i < sessions.size(); ++i) {
+  for (size_t i = 0; !on_gpu && i < sessions.size(); ++i) {
     ASSIGN_OR_RETURN(rows[i].scratch_bytes,
                      ScratchBytesOf(*sessions[i], largest[i], options.context));
   }
@@ -152,7 +153,7 @@ absl::StatusOr<SharingReport> MeasureSharing(const std::vector<PaperVariant>& va
     rows[i].largest_batch = Describe(*sessions[i], options, std::move(at_largest[i]));
     rows[i].kv_written_bytes = sessions[i]->CountBytesWrittenPerToken();
   }
-  MeasureLimits(options, stream, &report.limits);
+  MeasureLimits(*stream, options.dtype, options.sweep_bytes, &report.limits);
   report.rows = std::move(rows);
   return report;
 }

@@ -4,18 +4,19 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/paper_variants.h"
 #include "kernels/core/dtype.h"
 #include "kernels/machine_limits.h"
+#include "launcher/bench_machine.h"
 
 namespace polystrate {
 
 struct SharingOptions {
   DType dtype = DType::kBFloat16;
-  int num_threads = 1;
   int64_t batch = 8;       // of the comparison at equal batch
   int64_t context = 2000;  // cached tokens before the first step
   int64_t steps = 47;      // the paper's harness: 2,000 random tokens, then 47 greedy steps
@@ -27,12 +28,6 @@ struct SharingOptions {
   int64_t kv_memory = int64_t{8} * 2048 * 36864;
   int attention_repeats = 3;
   int64_t sweep_bytes = kSweepBytes;  // read to measure the memory, and to empty the caches
-};
-
-// What the machine does at best, measured in the same run.
-struct MachineLimits {
-  double read = 0;    // bytes per second
-  double matrix = 0;  // operations per second, in the dtype
 };
 
 // One model at one batch.
@@ -64,8 +59,8 @@ struct SharingRow {
   DecodeSpeed equal_batch;
   DecodeSpeed largest_batch;
   // What the first step at the largest batch adds to the process, by the system's account: scratch
-  // memory that a batch takes beside weights and KV.
-  int64_t scratch_bytes = 0;
+  // memory that a batch takes beside weights and KV. On the CPU alone: a GPU's is taken before.
+  std::optional<int64_t> scratch_bytes;
   AttentionTime cold_attention;     // at equal batch, nothing cached
   AttentionTime ordered_attention;  // layers one after the other, as in a step
 };
@@ -80,7 +75,7 @@ struct SharingReport {
 // them. INVALID_ARGUMENT when the pool does not hold `batch` sequences of one; RESOURCE_EXHAUSTED,
 // with what is needed, when memory is short. `progress` gets the share that is done.
 absl::StatusOr<SharingReport> MeasureSharing(const std::vector<PaperVariant>& variants,
-                                             const SharingOptions& options,
+                                             const SharingOptions& options, Stream* stream,
                                              const std::function<void(double)>& progress);
 
 }  // namespace polystrate

@@ -146,6 +146,32 @@ TEST(BenchAttention, CountsBytesAndOperations) {
   }
 }
 
+TEST(BenchModel, CountsBytesAndOperations) {
+  const TempDir dir;
+  const std::string file = dir.File("report.json");
+  const CommandResult result = RunCommand(
+      Polystrate({"bench", "model", "--quick", "--shapes", "pythia-160m", "--json", file}),
+      kTimeout);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const Json json = *Json::Parse(ReadFile(file), "report.json");
+  const auto rows = json.root().GetArray("rows")->Elements();
+  ASSERT_EQ(rows.size(), 2u);
+  // Matrices of the layers and the head, and at least these weights are read.
+  const double layers = 2.0 * 12 * (4.0 * 768 * 768 + 2.0 * 768 * 3072), head = 2.0 * 50304 * 768;
+  const double pairs = 4.0 * 12 * 768;
+  EXPECT_EQ(*rows[0].GetString("phase"), "decode");
+  EXPECT_EQ(*rows[0].GetDouble("operations"), layers + head + pairs * 32.5);
+  EXPECT_GT(*rows[0].GetDouble("bytes"), layers + head);
+  EXPECT_LT(*rows[0].GetDouble("bytes"), (layers + head) * 1.05);
+  EXPECT_EQ(*rows[1].GetString("phase"), "prefill");
+  EXPECT_EQ(*rows[1].GetDouble("operations"), 2 * (16 * layers + head + 16 * 17 / 2 * pairs));
+  for (const JsonView& row : rows) {
+    EXPECT_EQ(*row.GetString("shape"), "pythia-160m");
+    EXPECT_GT(*row.GetDouble("tokens_per_s"), 0);
+    EXPECT_GT(*row.GetDouble("matrix_share"), 0);
+  }
+}
+
 TEST(BenchBadInput, IsRefused) {
   ExpectRefused({}, "bench needs a kind: capacity");
   ExpectRefused({"capcity"}, "there is no bench \"capcity\"; the kinds are capacity, sharing");
@@ -161,9 +187,11 @@ TEST(BenchBadInput, IsRefused) {
   ExpectRefused({"sharing", "--steps", "3"}, "--steps is 3");
   ExpectRefused({"sharing", "--context", "2001"}, "--context is 2001; it must be in [1, 2000]");
   ExpectRefused({"sharing", "--threads", "0"}, "--threads is 0");
-  ExpectRefused({"sharing", "--dtype", "float16"}, "--dtype is \"float16\"");
+  ExpectRefused({"sharing", "--dtype", "float16"}, "--dtype float16 needs --device cuda");
   ExpectRefused({"sharing", "--kv_memory", "1000000000000000"}, "name fewer --variants");
   ExpectRefused({"sharing", "--quick", "--variants", "nonsense"}, "no \"nonsense\"");
+  ExpectRefused({"model", "--shapes", "gpt-5"}, "no \"gpt-5\"; it has pythia-160m, pythia-6.9b,");
+  ExpectRefused({"model", "--context", "2040", "--shapes", "pythia-160m"}, "has 2048 positions");
   ExpectRefused({"attention", "--kv_heads", "5"}, "--kv_heads has 5");
   ExpectRefused({"attention", "--phase", "both ways"}, "--phase is \"both ways\"");
   ExpectRefused({"attention", "--device", "tpu"}, "--device is \"tpu\"");

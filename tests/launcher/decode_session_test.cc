@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "engine/architecture.h"
 #include "engine/paper_variants.h"
 #include "tests/testing/expect_status.h"
@@ -112,11 +114,30 @@ TEST_F(DecodeSessionTest, TimesTheAttentionOfEveryLayer) {
   const auto session = Start(3);
   session->Begin(3, 30);
   const MemorySweep sweep(1, 1 << 20);
-  for (const MemorySweep* cold : {static_cast<const MemorySweep*>(nullptr), &sweep}) {
+  for (const std::function<void()>& cold :
+       {std::function<void()>(), std::function<void()>([&] { sweep.Read(); })}) {
     const std::vector<double> seconds = session->AttentionSeconds(3, cold);
     ASSERT_EQ(seconds.size(), 4u);
     for (double one : seconds) EXPECT_GT(one, 0);
   }
+}
+
+TEST_F(DecodeSessionTest, TimesPrompts) {
+  DecodeOptions options;
+  options.sequence_len = 40;
+  options.kv_memory = 3 * 48 * kBytesPerToken;
+  options.max_prompt_tokens = 3 * 40;
+  const auto session = *DecodeSession::Create(SmallConfig(), options, &stream_);
+  EXPECT_GT(session->Prefill(3, 40), 0);
+  EXPECT_GT(session->Prefill(1, 1), 0);
+  session->Begin(3, 30);
+  EXPECT_GT(session->Step(/*advance=*/true), 0);
+  // A prompt of one token is a token's step.
+  EXPECT_EQ(session->PrefillOperations(1, 1),
+            session->matrix_operations() + session->attention_operations());
+  const double head = 2 * 200 * 192;
+  EXPECT_EQ(session->PrefillOperations(2, 10), 2 * (10 * (session->matrix_operations() - head) +
+                                                    head + 55 * session->attention_operations()));
 }
 
 }  // namespace
