@@ -140,5 +140,24 @@ TEST_F(DecodeSessionTest, TimesPrompts) {
                                                     head + 55 * session->attention_operations()));
 }
 
+// The same on a GPU, where the cache, the plans and the attention's tables are its own.
+TEST(DecodeSessionOnAGpu, cuda) {
+  if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+  Stream gpu = *Stream::Cuda(0), cpu = Stream::Cpu(1);
+  DecodeOptions options;
+  options.dtype = DType::kFloat32;
+  options.sequence_len = 40;
+  options.kv_memory = 3 * 48 * kBytesPerToken * 2;
+  options.max_prompt_tokens = 3 * 8;
+  const auto session = *DecodeSession::Create(SmallConfig(), options, &gpu);
+  const auto expected = *DecodeSession::Create(SmallConfig(), options, &cpu);
+  EXPECT_EQ(Decode(*session, 3), Decode(*expected, 3));
+  EXPECT_GT(session->Prefill(3, 8), 0);
+  EXPECT_EQ(session->CountBytesWrittenPerToken(), 2 * kBytesPerToken);
+  session->Begin(3, 30);
+  const GpuSweep sweep(gpu, 1 << 20);
+  for (double seconds : session->AttentionSeconds(1, [&] { sweep.Read(); })) EXPECT_GT(seconds, 0);
+}
+
 }  // namespace
 }  // namespace polystrate
