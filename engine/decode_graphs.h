@@ -28,8 +28,8 @@ struct DecodeShape {
     return std::pair(num_seqs, max_blocks) < std::pair(other.num_seqs, other.max_blocks);
   }
 };
-// The smallest shape that is recorded and holds this many sequences of this many blocks: at most an
-// eighth more sequences from 32 on, and the next power of two blocks.
+// The smallest shape that is recorded and holds this many sequences of this many blocks: at most a
+// quarter more sequences from 32 on, and the next power of two blocks.
 DecodeShape PadDecodeShape(int64_t num_seqs, int64_t max_blocks);
 
 class DecodeGraphs {

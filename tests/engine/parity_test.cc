@@ -326,10 +326,11 @@ class DeviceParity : public Parity {
   void SetUp() override {
     if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
     requests_.clear();
-    for (int64_t length : {1, 7, 19}) {
-      requests_.push_back(Request(RandomTokens(length, 96, length), 6));
+    // Few, because a step of an emulated GPU takes tens of milliseconds.
+    for (int64_t length : {1, 11}) {
+      requests_.push_back(Request(RandomTokens(length, 96, length), 4));
     }
-    requests_[2].prompt_logprobs = false;
+    requests_[1].prompt_logprobs = std::get<1>(GetParam()) == ReuseKeys::kPreRope;
   }
   LocalEngineOptions OnGpu() const {
     LocalEngineOptions options = Options();
@@ -341,22 +342,18 @@ class DeviceParity : public Parity {
 TEST_P(DeviceParity, GraphsOrNoneChunksAndPreemption) {
   const std::vector<LocalOutput> expected = Run(Options());
   LocalEngineOptions options = OnGpu();
-  const std::vector<LocalOutput> recorded = Run(options);
-  ExpectSame(recorded, expected, kFloat32Tolerance);
-  options.graphs = false;
-  ExpectSame(Run(options), expected, kFloat32Tolerance);
-  options.max_num_batched_tokens = 5;
-  options.prefill_skip = false;
+  options.num_blocks = 5;  // 20 tokens where the requests grow to 8 and 16
   ExpectSame(Run(options), expected, kFloat32Tolerance);
   options = OnGpu();
-  options.num_blocks = 8;  // 32 tokens where three requests grow to 44
+  options.graphs = false;
+  options.max_num_batched_tokens = 5;
+  options.prefill_skip = false;
   ExpectSame(Run(options), expected, kFloat32Tolerance);
 }
 
 TEST_P(DeviceParity, OverRanksOfOneGpu) {
   const std::vector<LocalOutput> expected = Run(Options());
-  const KvSharing sharing{std::get<0>(GetParam()).kv_source};
-  for (const auto& [tp_size, pp_size] : {std::pair(3, 1), std::pair(1, 2), std::pair(2, 2)}) {
+  for (const auto& [tp_size, pp_size] : {std::pair(3, 1), std::pair(2, 2)}) {
     SCOPED_TRACE(testing::Message() << "tp " << tp_size << " pp " << pp_size);
     LocalEngineOptions options = OnGpu();
     options.tp_size = tp_size;
