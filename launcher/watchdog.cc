@@ -28,6 +28,7 @@ Watchdog::Watchdog(Engine& engine, const WatchdogOptions& options,
 bool Watchdog::OnBeat(absl::Duration passed) {
   WatchStep(passed);
   WatchDrain(passed);
+  WatchGroups();
   if (launcher_kills_) {
     Condemn(
         "mpirun ends the job: a rank is dead, or mpirun got SIGTERM itself (to drain: SIGUSR1 at "
@@ -77,6 +78,16 @@ void Watchdog::WatchDrain(absl::Duration passed) {
   }
   overdue_ += passed;
   if (overdue_ >= kDrainGrace) Condemn("the drain does not end; " + Culprit());
+}
+
+void Watchdog::OnGroupFault(const absl::Status& fault) {
+  MutexLock lock(&mutex_);
+  group_fault_ = fault;
+}
+
+void Watchdog::WatchGroups() {
+  MutexLock lock(&mutex_);
+  if (!group_fault_.ok()) Condemn("rank 0: " + std::string(group_fault_.message()));
 }
 
 std::string Watchdog::InWords(const RankStatus& status) const {

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "engine/engine.h"
+#include "kernels/core/mutex.h"
 #include "parallel/monitor_options.h"
 #include "parallel/rank_table.h"
 
@@ -41,11 +42,14 @@ class Watchdog {
   // --- Any thread. ---
   // The launcher is killing the ranks: it has found one dead, or was told to end.
   void OnLauncherKills() { launcher_kills_ = true; }
+  // A group of this rank's has failed (GroupGuard).
+  void OnGroupFault(const absl::Status& fault);
   bool engine_is_lost() const { return lost_; }
 
  private:
   void WatchStep(absl::Duration passed);
   void WatchDrain(absl::Duration passed);
+  void WatchGroups();
   void SetDegraded(bool degraded);
   std::string InWords(const RankStatus& status) const;
   std::string Culprit() const;
@@ -57,6 +61,8 @@ class Watchdog {
   const std::function<void(const absl::Status&)> end_streams_;
   std::atomic<bool> launcher_kills_{false};
   std::atomic<bool> lost_{false};
+  Mutex mutex_;
+  absl::Status group_fault_ ABSL_GUARDED_BY(mutex_);
   // Only the monitor's thread.
   std::string why_;
   std::optional<uint64_t> step_id_;

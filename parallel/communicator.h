@@ -5,7 +5,7 @@
 // Tensors lie on the host or on the stream's device; on a GPU a call is enqueued, and may return
 // before it is done.
 // Messages between two ranks arrive in the order they were sent. A peer that dies ends the job
-// (MPI's launcher kills the rest); no call returns an error.
+// (MPI's launcher kills the rest, a GroupGuard ends what waits on a GPU); no call returns an error.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "kernels/core/device.h"
 #include "kernels/core/tensor.h"
 
@@ -38,6 +39,13 @@ class Communicator {
   virtual void Recv(const Stream& stream, const Tensor& x, int source) = 0;
   // Bytes of the next message from `source`, or nothing when none has arrived. Host groups only.
   virtual std::optional<int64_t> Probe(int source) = 0;
+
+  // --- Any thread. ---
+  // Why the group is of no use any more, if so: its results are wrong, or never come. A call that
+  // finds it so does not return. What works over the host is always well.
+  virtual absl::Status Health() { return absl::OkStatus(); }
+  // Ends what GPUs do for the group, so that who waits for a stream gets on, with wrong results.
+  virtual void Abort() {}
 };
 
 // Untyped messages over a host group.

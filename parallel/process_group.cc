@@ -101,6 +101,12 @@ absl::StatusOr<std::unique_ptr<MpiSession>> MpiSession::Start() {
   std::unique_ptr<MpiSession> session(new MpiSession());
   MPI_Comm_rank(MPI_COMM_WORLD, &session->rank_);
   MPI_Comm_size(MPI_COMM_WORLD, &session->world_size_);
+  MPI_Comm host = MPI_COMM_NULL;
+  CHECK_EQ(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, session->rank_, MPI_INFO_NULL,
+                               &host),
+           MPI_SUCCESS);
+  MPI_Comm_rank(host, &session->local_rank_);
+  MPI_Comm_free(&host);
   return session;
 }
 

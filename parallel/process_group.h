@@ -49,12 +49,15 @@ class MpiSession {
 
   int rank() const { return rank_; }
   int world_size() const { return world_size_; }
+  // Which of the ranks that share this host's memory it is.
+  int local_rank() const { return local_rank_; }
   ProcessGroups MakeGroups(const Topology& topology) const;
 
  private:
   MpiSession() = default;
   int rank_ = 0;
   int world_size_ = 1;
+  int local_rank_ = 0;
 };
 
 // Groups of a world of one, without MPI.

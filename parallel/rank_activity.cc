@@ -91,6 +91,8 @@ void RankActivity::EndStep() {
 
 void RankActivity::BeginOperation(GroupName group, Operation operation) {
   MutexLock lock(&mutex_);
+  const auto thawed = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !frozen_; };
+  mutex_.Await(thawed);
   if (report_.in_operation) return;
   report_.in_operation = true;
   report_.operation = operation;
@@ -105,6 +107,11 @@ void RankActivity::EndOperation() {
   changed_ns_ = NowNs();
   if (report_.in_step && WaitsForStageBefore()) work_from_ns_ = changed_ns_;
   report_.in_operation = false;
+}
+
+void RankActivity::Freeze() {
+  MutexLock lock(&mutex_);
+  frozen_ = true;
 }
 
 RankReport RankActivity::Read() const {

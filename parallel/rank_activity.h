@@ -52,12 +52,15 @@ class RankActivity {
 
   // --- Any thread. ---
   RankReport Read() const;
+  // BeginOperation does not return any more: what this rank would tell others is wrong.
+  void Freeze();
 
  private:
   bool WaitsForStageBefore() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable Mutex mutex_;
   RankReport report_ ABSL_GUARDED_BY(mutex_);
+  bool frozen_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t operation_numbers_[4] ABSL_GUARDED_BY(mutex_) = {};  // by GroupName
   int64_t changed_ns_ ABSL_GUARDED_BY(mutex_);                  // when since_ns was 0
   int64_t work_from_ns_ ABSL_GUARDED_BY(mutex_);                // of what busy_ns does not hold yet

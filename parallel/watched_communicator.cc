@@ -39,6 +39,8 @@ class WatchedCommunicator : public Communicator {
     if (!num_bytes.has_value()) Begin(Operation::kReceive);
     return num_bytes;
   }
+  absl::Status Health() override { return group_->Health(); }
+  void Abort() override { group_->Abort(); }
 
  private:
   void Begin(Operation operation) {

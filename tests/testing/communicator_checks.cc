@@ -27,10 +27,11 @@ class Numbers {
 
   const Tensor& tensor() const { return tensor_; }
   void Set(const std::vector<float>& values) { Copy(stream_, OnHost(values), tensor_); }
-  std::vector<float> Read() const {
-    std::vector<float> values(tensor_.num_elements());
-    stream_.Synchronize();
-    CopyNow(tensor_, OnHost(values));
+  std::vector<float> Read() const { return Read(stream_, tensor_); }
+  static std::vector<float> Read(const Stream& stream, const Tensor& x) {
+    std::vector<float> values(x.num_elements());
+    stream.Synchronize();
+    CopyNow(x, OnHost(values));
     return values;
   }
 
@@ -135,10 +136,41 @@ std::string CheckMessages(const Stream& stream, Communicator& group) {
 
 }  // namespace
 
-std::string CheckCommunicator(const Stream& stream, Communicator& group) {
+std::string CheckCollectives(const Stream& stream, Communicator& group) {
   std::string fault = CheckAllReduce(stream, group);
   if (fault.empty()) fault = CheckAllReduces(stream, group);
   if (fault.empty()) fault = CheckGather(stream, group);
+  return fault;
+}
+
+// As stages hand on hidden states: each rank adds one to what it gets, in one tensor for all
+// messages, and hands it on.
+std::string CheckChain(const Stream& stream, Communicator& group) {
+  constexpr int kMessages = 12;
+  const std::vector<int64_t> sizes = {3000, 1, 100003, 3000};
+  const bool first = group.rank() == 0;
+  const bool last = group.rank() == group.size() - 1;
+  Numbers numbers(stream, std::vector<float>(100003, NAN));
+  for (int message = 0; message < kMessages; ++message) {
+    const int64_t size = sizes[message % sizes.size()];
+    const Tensor x(numbers.tensor().raw(), DType::kFloat32, stream.device(), {size});
+    if (!first) group.Recv(stream, x, group.rank() - 1);
+    const auto expected = static_cast<float>(100 * message + group.rank());
+    if (!first) {
+      for (float value : Numbers::Read(stream, x)) {
+        if (value != expected - 1) return absl::StrCat("chain message ", message, ": ", value);
+      }
+    }
+    numbers.Set(std::vector<float>(100003, expected));
+    if (!last) group.Send(stream, x, group.rank() + 1);
+  }
+  stream.Synchronize();
+  return "";
+}
+
+std::string CheckCommunicator(const Stream& stream, Communicator& group) {
+  std::string fault = CheckCollectives(stream, group);
+  if (fault.empty()) fault = CheckChain(stream, group);
   if (fault.empty()) fault = CheckMessages(stream, group);
   return fault;
 }

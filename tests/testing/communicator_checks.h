@@ -12,6 +12,9 @@ namespace polystrate {
 
 // With tensors on the stream's device.
 std::string CheckCommunicator(const Stream& stream, Communicator& group);
+// Its parts, for groups whose messages only go down a chain of ranks (NCCL).
+std::string CheckCollectives(const Stream& stream, Communicator& group);
+std::string CheckChain(const Stream& stream, Communicator& group);
 std::string CheckControlChannel(ControlChannel& control, const Topology& topology);
 
 }  // namespace polystrate

@@ -1,0 +1,334 @@
+#include "parallel/nccl_communicator.h"
+
+#include <cuda_runtime.h>
+#include <nccl.h>
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/core/copy.h"
+#include "kernels/core/mutex.h"
+#include "kernels/core/status.h"
+#include "kernels/cuda/check_cuda.h"
+#include "kernels/cuda/context.h"
+#include "parallel/backoff.h"
+#include "parallel/nccl_slots.h"
+
+namespace polystrate {
+namespace {
+
+constexpr int kNoPeer = -1;
+
+bool Failed(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
+
+// The first that has failed, else the last.
+ncclResult_t Worse(ncclResult_t first, ncclResult_t then) { return Failed(first) ? first : then; }
+
+bool OnGpu(const Tensor& x) { return x.device().type == DeviceType::kCuda; }
+
+// What messages need besides NCCL.
+struct NcclHandover {
+  NcclHandover() { CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)); }
+  ~NcclHandover() { cudaStreamDestroy(stream); }
+  NcclHandover(const NcclHandover&) = delete;
+  NcclHandover& operator=(const NcclHandover&) = delete;
+
+  cudaStream_t stream = nullptr;  // messages go in its order
+  NcclSlots sent;
+  NcclSlots received;
+};
+
+class NcclCommunicator : public Communicator {
+ public:
+  NcclCommunicator(std::unique_ptr<Communicator> host, const NcclOptions& options)
+      : host_(std::move(host)), options_(options) {}
+  ~NcclCommunicator() override;
+
+  // Joins the group; the ranks end alike (MakeNcclCommunicator).
+  absl::Status Join();
+
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  void AllReduceSum(const Stream& stream, const Tensor& x) override;
+  void Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) override;
+  void Send(const Stream& stream, const Tensor& x, int destination) override;
+  void Recv(const Stream& stream, const Tensor& x, int source) override;
+  std::optional<int64_t> Probe(int source) override { return host_->Probe(source); }
+  absl::Status Health() override;
+  void Abort() override;
+
+ private:
+  absl::StatusOr<ncclUniqueId> AgreeOnId();
+  absl::Status Init(const ncclUniqueId& id);
+  absl::Status WaitForAll(absl::Time deadline);
+  // Calls call(comm) and waits until NCCL has enqueued what it asks for. Does not return when that
+  // fails: Health() then says why, and nothing right can follow.
+  template <typename Call>
+  void Enqueue(const char* what, int peer, Call call);
+  absl::Status Describe(const char* what, int peer, ncclResult_t result)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  NcclHandover& Handover() {
+    if (handover_ == nullptr) handover_ = std::make_unique<NcclHandover>();
+    return *handover_;
+  }
+  // How the last call has gone so far.
+  ncclResult_t Poll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::unique_ptr<Communicator> host_;
+  const NcclOptions options_;
+  std::unique_ptr<NcclHandover> handover_;  // from the first message on
+
+  // NCCL allows one call at a time on a communicator, and Health() and Abort() come from elsewhere.
+  Mutex mutex_;
+  ncclComm_t comm_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  absl::Status fault_ ABSL_GUARDED_BY(mutex_);
+};
+
+absl::Status NcclCommunicator::Describe(const char* what, int peer, ncclResult_t result) {
+  std::string text =
+      absl::StrCat("NCCL, group ", options_.name, ", rank ", rank(), " of ", size(), ": ", what);
+  if (peer != kNoPeer) absl::StrAppend(&text, " rank ", peer);
+  if (result == ncclInProgress) {
+    return absl::DeadlineExceededError(absl::StrCat(text, " has not begun within ",
+                                                    absl::FormatDuration(options_.timeout),
+                                                    " (--nccl_timeout); is a peer stuck or gone?"));
+  }
+  const char* last = ncclGetLastError(comm_);
+  absl::StrAppend(&text, " failed: ", ncclGetErrorString(result));
+  if (last != nullptr && *last != '\0') absl::StrAppend(&text, ": ", last);
+  return absl::UnavailableError(absl::StrCat(text, " (NCCL_DEBUG=WARN says more)"));
+}
+
+ncclResult_t NcclCommunicator::Poll() {
+  ncclResult_t state = ncclSuccess;
+  const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
+  return Worse(asked, state);
+}
+
+absl::StatusOr<ncclUniqueId> NcclCommunicator::AgreeOnId() {
+  ncclUniqueId id = {};
+  if (rank() == 0) {
+    const ncclResult_t result = ncclGetUniqueId(&id);
+    std::vector<uint8_t> bytes;  // empty when there is none
+    if (!Failed(result)) bytes.assign(id.internal, id.internal + sizeof(id.internal));
+    for (int peer = 1; peer < size(); ++peer) SendBytes(*host_, bytes, peer);
+    if (!Failed(result)) return id;
+    MutexLock lock(&mutex_);
+    return Describe("making the group's id", kNoPeer, result);
+  }
+  const std::vector<uint8_t> bytes = RecvBytes(*host_, 0);
+  if (bytes.size() != sizeof(id.internal)) {
+    return absl::UnavailableError(
+        absl::StrCat("NCCL, group ", options_.name, ": its rank 0 could not make the group's id"));
+  }
+  std::memcpy(id.internal, bytes.data(), bytes.size());
+  return id;
+}
+
+absl::Status NcclCommunicator::Init(const ncclUniqueId& id) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  config.commName = options_.name.c_str();
+  if (options_.max_blocks > 0) config.maxCTAs = options_.max_blocks;
+  MutexLock lock(&mutex_);
+  const ncclResult_t result = ncclCommInitRankConfig(&comm_, size(), id, rank(), &config);
+  return Failed(result) ? Describe("joining", kNoPeer, result) : absl::OkStatus();
+}
+
+absl::Status NcclCommunicator::Join() {
+  const absl::Time deadline = absl::Now() + options_.timeout;
+  ASSIGN_OR_RETURN(const ncclUniqueId id, AgreeOnId());
+  absl::Status status = Init(id);
+  if (status.ok()) return WaitForAll(deadline);
+  for (int peer = 0; peer < size(); ++peer) {
+    const std::string why(status.message());
+    if (peer != rank()) SendBytes(*host_, {why.begin(), why.end()}, peer);
+  }
+  return status;
+}
+
+// Each rank tells each other one how it has got on, in words when it has not: one that fails must
+// not let the rest wait until the deadline, nor leave its reason to be guessed from theirs.
+absl::Status NcclCommunicator::WaitForAll(absl::Time deadline) {
+  const auto tell = [this](const std::string& how) {
+    for (int peer = 0; peer < size(); ++peer) {
+      if (peer != rank()) SendBytes(*host_, {how.begin(), how.end()}, peer);
+    }
+  };
+  std::vector<bool> joined(size(), false);
+  int num_joined = 0;
+  for (Backoff backoff; num_joined < size(); backoff.Wait()) {
+    for (int peer = 0; peer < size(); ++peer) {
+      if (joined[peer] || peer == rank() || !host_->Probe(peer).has_value()) continue;
+      const std::vector<uint8_t> how = RecvBytes(*host_, peer);
+      if (!how.empty()) return absl::UnavailableError(std::string(how.begin(), how.end()));
+      joined[peer] = true;
+      ++num_joined;
+    }
+    MutexLock lock(&mutex_);
+    const ncclResult_t state = joined[rank()] ? ncclSuccess : Poll();
+    if (state == ncclSuccess && !joined[rank()]) {
+      joined[rank()] = true;
+      ++num_joined;
+      tell("");
+    }
+    const bool late = num_joined < size() && absl::Now() > deadline;
+    if (!Failed(state) && !late) continue;
+    absl::Status status = Describe("joining", kNoPeer, late ? ncclInProgress : state);
+    if (!joined[rank()]) tell(std::string(status.message()));
+    return status;
+  }
+  return absl::OkStatus();
+}
+
+// Peers that are well leave together; one that is not must not keep this one.
+NcclCommunicator::~NcclCommunicator() {
+  MutexLock lock(&mutex_);
+  if (comm_ == nullptr) return;
+  const absl::Time deadline = absl::Now() + absl::Seconds(5);
+  ncclResult_t state = fault_.ok() ? Poll() : ncclSystemError;
+  if (state == ncclSuccess) state = ncclCommFinalize(comm_);
+  for (Backoff backoff; state == ncclInProgress && absl::Now() < deadline; backoff.Wait()) {
+    state = Poll();
+  }
+  if (state == ncclSuccess) {
+    ncclCommDestroy(comm_);
+  } else {
+    ncclCommAbort(comm_);
+  }
+}
+
+template <typename Call>
+void NcclCommunicator::Enqueue(const char* what, int peer, Call call) {
+  const absl::Time deadline = absl::Now() + options_.timeout;
+  bool begun = false;
+  for (Backoff backoff;; backoff.Wait()) {
+    MutexLock lock(&mutex_);
+    if (!fault_.ok()) break;
+    const ncclResult_t result = std::exchange(begun, true) ? Poll() : call(comm_);
+    if (result == ncclSuccess) return;
+    if (result == ncclInProgress && absl::Now() < deadline) continue;
+    fault_ = Describe(what, peer, result);
+    break;
+  }
+  for (;;) absl::SleepFor(absl::Hours(1));
+}
+
+void NcclCommunicator::AllReduceSum(const Stream& stream, const Tensor& x) {
+  if (!OnGpu(x)) return host_->AllReduceSum(stream, x);
+  CHECK(x.contiguous());
+  if (x.num_elements() == 0) return;
+  // NCCL adds each element up on one rank, or in the switch, and hands the sum round: every rank
+  // gets the same bits.
+  Enqueue("all-reduce", kNoPeer, [&](ncclComm_t comm) {
+    float* values = x.data<float>();
+    return ncclAllReduce(values, values, static_cast<size_t>(x.num_elements()), ncclFloat32,
+                         ncclSum, comm, stream.cuda().stream());
+  });
+}
+
+void NcclCommunicator::Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) {
+  if (!OnGpu(in)) return host_->Gather(stream, in, out, root);
+  CHECK(in.contiguous());
+  const auto num_bytes = static_cast<size_t>(in.num_bytes());
+  if (num_bytes == 0) return;
+  const cudaStream_t queue = stream.cuda().stream();
+  char* to = static_cast<char*>(out.raw());
+  if (rank() == root) {
+    CHECK_EQ(out.num_bytes(), in.num_bytes() * size());
+    Copy(stream, in,
+         Tensor(to + root * in.num_bytes(), in.dtype(), in.device(), {in.num_elements()}));
+  }
+  if (size() == 1) return;
+  Enqueue("gather at", root, [&](ncclComm_t comm) {
+    ncclResult_t result = ncclGroupStart();
+    if (rank() != root) {
+      result = Worse(result, ncclSend(in.raw(), num_bytes, ncclUint8, root, comm, queue));
+    }
+    for (int peer = 0; peer < size() && rank() == root; ++peer) {
+      if (peer == root) continue;
+      result =
+          Worse(result, ncclRecv(to + peer * num_bytes, num_bytes, ncclUint8, peer, comm, queue));
+    }
+    return Worse(result, ncclGroupEnd());
+  });
+}
+
+void NcclCommunicator::Send(const Stream& stream, const Tensor& x, int destination) {
+  if (!OnGpu(x)) return host_->Send(stream, x, destination);
+  CHECK(x.contiguous());
+  if (x.num_bytes() == 0) return;
+  stream.OnHost([this, &stream, x, destination] {
+    const cudaStream_t compute = stream.cuda().stream();
+    const cudaStream_t messages = Handover().stream;
+    NcclSlot& slot = Handover().sent.Next();
+    const Tensor message = slot.Like(x);
+    slot.Claim(compute);
+    Copy(stream, x, message);
+    slot.HandOver(compute, messages);
+    Enqueue("send to", destination, [&](ncclComm_t comm) {
+      return ncclSend(message.raw(), static_cast<size_t>(message.num_bytes()), ncclUint8,
+                      destination, comm, messages);
+    });
+    slot.Release(messages);
+  });
+}
+
+void NcclCommunicator::Recv(const Stream& stream, const Tensor& x, int source) {
+  if (!OnGpu(x)) return host_->Recv(stream, x, source);
+  CHECK(x.contiguous());
+  if (x.num_bytes() == 0) return;
+  stream.OnHost([this, &stream, x, source] {
+    const cudaStream_t compute = stream.cuda().stream();
+    const cudaStream_t messages = Handover().stream;
+    NcclSlot& slot = Handover().received.Next();
+    const Tensor message = slot.Like(x);
+    slot.Claim(messages);
+    Enqueue("receive from", source, [&](ncclComm_t comm) {
+      return ncclRecv(message.raw(), static_cast<size_t>(message.num_bytes()), ncclUint8, source,
+                      comm, messages);
+    });
+    slot.HandOver(messages, compute);
+    Copy(stream, message, x);
+    slot.Release(compute);
+  });
+}
+
+absl::Status NcclCommunicator::Health() {
+  MutexLock lock(&mutex_);
+  if (!fault_.ok()) return fault_;
+  if (const ncclResult_t state = Poll(); Failed(state)) {
+    fault_ = Describe("what was enqueued", kNoPeer, state);
+  }
+  return fault_;
+}
+
+void NcclCommunicator::Abort() {
+  MutexLock lock(&mutex_);
+  if (fault_.ok()) fault_ = absl::AbortedError(absl::StrCat("group ", options_.name, " is ended"));
+  if (comm_ != nullptr) ncclCommAbort(std::exchange(comm_, nullptr));
+}
+
+}  // namespace
+
+std::string NcclVersion() {
+  int version = 0;
+  if (ncclGetVersion(&version) != ncclSuccess) return "?";
+  return absl::StrCat(version / 10000, ".", version / 100 % 100, ".", version % 100);
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> MakeNcclCommunicator(
+    std::unique_ptr<Communicator> host, const NcclOptions& options) {
+  auto group = std::make_unique<NcclCommunicator>(std::move(host), options);
+  absl::Status joined = group->Join();
+  if (!joined.ok()) {
+    group->Abort();
+    return joined;
+  }
+  return group;
+}
+
+}  // namespace polystrate
