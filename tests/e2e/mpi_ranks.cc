@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   }
   check("tp", CheckCommunicator(*device, *groups.tp));
   check("pp", CheckCommunicator(*device, *groups.pp));
+  if (on_gpu) check("recorded", CheckRecordedAllReduce(*device, *groups.tp));
   check("control", CheckCommunicator(cpu, *groups.control));
   check("tokens", CheckCommunicator(cpu, *groups.tokens));
   ControlChannel control(topology, groups);

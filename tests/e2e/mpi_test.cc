@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "kernels/core/device.h"
 #include "tests/testing/places.h"
 #include "tests/testing/process.h"
@@ -30,6 +32,12 @@ TEST_P(MpiGroups, TakeTensorsOfAGpu) {
   if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
   const auto [tp, pp] = GetParam();
   RunRanks("mpi_ranks", "cuda", tp, pp);
+}
+
+TEST_P(MpiGroups, TakeTensorsOfAnEmulatedGpu) {
+  if (!std::filesystem::exists(BuiltProgram("mpi_ranks_emulated"))) GTEST_SKIP() << "not built";
+  const auto [tp, pp] = GetParam();
+  RunRanks("mpi_ranks_emulated", "cuda", tp, pp);
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, MpiGroups,

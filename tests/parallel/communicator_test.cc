@@ -31,18 +31,6 @@ TEST_P(ThreadGroup, KeepsTheContractOfACommunicator) {
           [&](int rank) { EXPECT_EQ(CheckCommunicator(Stream::Cpu(1), *group[rank]), ""); });
 }
 
-TEST_P(ThreadGroup, TakesTensorsOfAGpu) {
-  if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
-  auto group = MakeThreadCommunicators(GetParam());
-  OnRanks(GetParam(), [&](int rank) {
-    const auto pinned = MakePinnedCommunicator(std::move(group[rank]));
-    const absl::StatusOr<Stream> gpu = Stream::Cuda(0);
-    ASSERT_TRUE(gpu.ok()) << gpu.status();
-    EXPECT_EQ(CheckCommunicator(*gpu, *pinned), "");
-    EXPECT_EQ(CheckCommunicator(Stream::Cpu(1), *pinned), "");
-  });
-}
-
 TEST_P(ThreadGroup, ControlChannelAgreesOnTheFirstError) {
   const ParallelConfig config{GetParam(), 1};
   auto groups = MakeThreadGroups(config);
@@ -58,12 +46,29 @@ TEST(SelfGroup, KeepsTheContractOfACommunicator) {
   EXPECT_EQ(CheckCommunicator(Stream::Cpu(1), *MakeSelfCommunicator()), "");
 }
 
-TEST(SelfGroup, TakesTensorsOfAGpu) {
-  if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
-  const absl::StatusOr<Stream> gpu = Stream::Cuda(0);
-  ASSERT_TRUE(gpu.ok()) << gpu.status();
-  EXPECT_EQ(CheckCommunicator(*gpu, *MakePinnedCommunicator(MakeSelfCommunicator())), "");
+// Tensors of a GPU, through page-locked memory; the parameter is the number of ranks.
+class PinnedGroup : public ::testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+  }
+  static void Check(std::unique_ptr<Communicator> host) {
+    const auto pinned = MakePinnedCommunicator(std::move(host));
+    const absl::StatusOr<Stream> gpu = Stream::Cuda(0);
+    ASSERT_TRUE(gpu.ok()) << gpu.status();
+    EXPECT_EQ(CheckCommunicator(*gpu, *pinned), "");
+    EXPECT_EQ(CheckRecordedAllReduce(*gpu, *pinned), "");
+    EXPECT_EQ(CheckCommunicator(Stream::Cpu(1), *pinned), "");
+  }
+};
+
+TEST_P(PinnedGroup, KeepsTheContractOfACommunicator) {
+  if (GetParam() == 1) Check(MakeSelfCommunicator());
+  auto group = MakeThreadCommunicators(GetParam());
+  OnRanks(GetParam(), [&](int rank) { Check(std::move(group[rank])); });
 }
+
+INSTANTIATE_TEST_SUITE_P(cuda, PinnedGroup, ::testing::Values(1, 2, 3, 4));
 
 TEST(LaunchInfo, AProcessStartedByHandIsAWorldOfOne) {
   const LaunchInfo info = ReadLaunchInfo();

@@ -52,6 +52,7 @@ TEST(NcclCommunicator, AGroupOfOneKeepsTheContract) {
   const auto group = MakeNcclCommunicator(MakeSelfCommunicator(), {.name = "tp"});
   ASSERT_TRUE(group.ok()) << group.status();
   EXPECT_EQ(CheckCollectives(*gpu, **group), "");
+  EXPECT_EQ(CheckRecordedAllReduce(*gpu, **group), "");
   EXPECT_EQ(CheckCommunicator(Stream::Cpu(1), **group), "");
   EXPECT_TRUE((*group)->Health().ok()) << (*group)->Health();
 }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/copy.h"
+#include "kernels/core/step_graph.h"
 
 namespace polystrate {
 namespace {
@@ -173,6 +174,26 @@ std::string CheckCommunicator(const Stream& stream, Communicator& group) {
   if (fault.empty()) fault = CheckChain(stream, group);
   if (fault.empty()) fault = CheckMessages(stream, group);
   return fault;
+}
+
+std::string CheckRecordedAllReduce(const Stream& stream, Communicator& group) {
+  Numbers numbers(stream, std::vector<float>(5000, 1.0f));
+  const auto step = [&] {
+    group.AllReduceSum(stream, numbers.tensor());
+    group.AllReduceSum(stream, numbers.tensor());
+  };
+  step();  // peers are connected before anything is recorded
+  const StepGraph graph(stream, step);
+  for (int replay = 0; replay < 3; ++replay) {
+    numbers.Set(std::vector<float>(5000, static_cast<float>(replay + group.rank())));
+    graph.Replay(stream);
+    const int n = group.size();
+    const auto expected = static_cast<float>(n * (n * replay + n * (n - 1) / 2));
+    for (float value : numbers.Read()) {
+      if (value != expected) return absl::StrCat("replay ", replay, ": a sum is ", value);
+    }
+  }
+  return "";
 }
 
 std::string CheckControlChannel(ControlChannel& control, const Topology& topology) {

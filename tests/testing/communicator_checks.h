@@ -15,6 +15,9 @@ std::string CheckCommunicator(const Stream& stream, Communicator& group);
 // Its parts, for groups whose messages only go down a chain of ranks (NCCL).
 std::string CheckCollectives(const Stream& stream, Communicator& group);
 std::string CheckChain(const Stream& stream, Communicator& group);
+
+// A recorded step that sums, replayed; `stream` is a GPU's.
+std::string CheckRecordedAllReduce(const Stream& stream, Communicator& group);
 std::string CheckControlChannel(ControlChannel& control, const Topology& topology);
 
 }  // namespace polystrate

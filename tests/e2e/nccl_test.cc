@@ -1,0 +1,35 @@
+// Groups over NCCL with several ranks, which may share one GPU (nccl_ranks.cc).
+
+#include <gtest/gtest.h>
+
+#include "kernels/core/device.h"
+#include "parallel/nccl_communicator.h"
+#include "tests/testing/places.h"
+#include "tests/testing/process.h"
+
+namespace polystrate {
+namespace {
+
+class NcclRanks : public ::testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    if (NcclVersion().empty()) GTEST_SKIP() << "built without NCCL";
+    if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+  }
+  void Run(const std::string& mode) {
+    const CommandResult result = RunCommand(Mpirun(GetParam(), {BuiltProgram("nccl_ranks"), mode}));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    for (int rank = 0; rank < GetParam(); ++rank) {
+      EXPECT_NE(result.out.find("rank " + std::to_string(rank) + " done"), std::string::npos);
+    }
+  }
+};
+
+TEST_P(NcclRanks, SumGatherAndHandOn) { Run("check"); }
+TEST_P(NcclRanks, AnAllReduceThatHangsIsEnded) { Run("hang"); }
+TEST_P(NcclRanks, ARankThatDoesNotJoinIsATimeOut) { Run("late"); }
+
+INSTANTIATE_TEST_SUITE_P(Sizes, NcclRanks, ::testing::Values(2, 3));
+
+}  // namespace
+}  // namespace polystrate
