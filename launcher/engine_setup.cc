@@ -82,6 +82,18 @@ absl::StatusOr<int64_t> ChooseKvMemory(const ModelFlags& flags, const ModelSetup
   return KvBytesOnGpu(setup.config, setup.stage_plan, use, cuda::GetMemoryInfo(gpu).total_bytes);
 }
 
+// Over what ranks speak, as far as flags say it.
+absl::Status SetUpComm(const EngineFlags& flags, EngineSetup* setup) {
+  ASSIGN_OR_RETURN(setup->comm, ParseComm(flags.comm));
+  if (setup->comm == CommFlag::kNccl && setup->model.device.type == DeviceType::kCpu) {
+    return absl::InvalidArgumentError(
+        "--comm nccl needs --device cuda; on CPUs ranks speak over MPI");
+  }
+  RETURN_IF_ERROR(CheckRange("nccl_timeout", flags.nccl_timeout, 1, 3600));
+  setup->nccl_timeout = absl::Seconds(flags.nccl_timeout);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void ModelFlags::AddTo(FlagSet* flags) {
@@ -125,6 +137,12 @@ void EngineFlags::AddTo(FlagSet* flags) {
   flags->Add("graphs", &graphs,
              "on GPUs, record decode steps as CUDA graphs; without (=false) every operator is "
              "started by itself");
+  flags->Add("comm", &comm,
+             "what carries tensors between GPUs: nccl, mpi (through the host's memory; ranks may "
+             "share a GPU), or auto: nccl where every rank has a GPU of its own");
+  flags->Add("nccl_timeout", &nccl_timeout,
+             "seconds in which the ranks must have found each other over NCCL, and in which NCCL "
+             "must have begun what it is asked for");
   flags->Add("threads", &threads, "threads of each rank (default: an equal share of the cores)");
   flags->Add("load_format", &load_format,
              "auto, or dummy: no checkpoint is read, weights are random; to measure speed");
@@ -197,6 +215,7 @@ absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags, int64_t max_num_b
 absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   EngineSetup setup;
   ASSIGN_OR_RETURN(setup.model, SetUpModel(flags.model, flags.max_num_batched_tokens));
+  RETURN_IF_ERROR(SetUpComm(flags, &setup));
   RETURN_IF_ERROR(CheckRange("max_num_seqs", flags.max_num_seqs, 1, 65536));
   RETURN_IF_ERROR(CheckRange("max_num_batched_tokens", flags.max_num_batched_tokens, 1, 65536));
   if (flags.threads.has_value()) RETURN_IF_ERROR(CheckRange("threads", *flags.threads, 1, 1024));
@@ -235,11 +254,11 @@ std::string DescribeSetup(const EngineSetup& setup) {
       "tp ", engine.parallel.tp_size, ", pp ", engine.parallel.pp_size, ", stages from layer ",
       absl::StrJoin(setup.model.stage_plan.stages, ",",
                     [](std::string* out, const Stage& s) { absl::StrAppend(out, s.first_layer); }));
-  absl::StrAppend(&text, setup.model.device.type == DeviceType::kCuda ? ", cuda" : ", cpu", ", ",
-                  Name(setup.model.dtype), ", ", engine.num_blocks, " KV blocks of ",
-                  engine.block_size, " tokens, max_model_len ", engine.max_model_len,
-                  ", max_num_seqs ", engine.max_num_seqs, ", max_num_batched_tokens ",
-                  engine.max_num_batched_tokens, ", prefill skip ",
+  absl::StrAppend(&text, setup.model.device.type == DeviceType::kCuda ? ", cuda" : ", cpu",
+                  ", comm ", Name(setup.comm), ", ", Name(setup.model.dtype), ", ",
+                  engine.num_blocks, " KV blocks of ", engine.block_size, " tokens, max_model_len ",
+                  engine.max_model_len, ", max_num_seqs ", engine.max_num_seqs,
+                  ", max_num_batched_tokens ", engine.max_num_batched_tokens, ", prefill skip ",
                   setup.stage.prefill_skip ? "on" : "off");
   absl::StrAppend(&text, ", a model of ", config.num_layers, " layers, hidden_size ",
                   config.hidden_size, ", ", config.num_heads, " heads, ", config.num_kv_heads,

@@ -8,11 +8,13 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "engine/engine.h"
 #include "engine/memory_plan.h"
 #include "engine/model_config.h"
 #include "engine/pipeline_stage.h"
 #include "launcher/flags.h"
+#include "parallel/device_binding.h"
 #include "parallel/stage_plan.h"
 
 namespace polystrate {
@@ -44,6 +46,8 @@ struct EngineFlags {
   bool prefill_skip = true;
   bool prefix_cache = true;
   bool graphs = true;
+  std::string comm = "auto";
+  int64_t nccl_timeout = 60;
   std::optional<int64_t> threads;
   std::string load_format = "auto";
   std::optional<std::string> timeline;
@@ -74,6 +78,8 @@ absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags, int64_t max_num_b
 struct EngineSetup {
   ModelSetup model;
   bool dummy_weights = false;  // --load_format dummy
+  CommFlag comm = CommFlag::kAuto;
+  absl::Duration nccl_timeout;
   EngineOptions engine;
   StageOptions stage;
 };

@@ -3,11 +3,16 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/core/status.h"
 #include "launcher/progress.h"
+#include "launcher/watchdog.h"
+#include "parallel/device_binding.h"
+#include "parallel/gpu_groups.h"
 
 namespace polystrate {
 namespace {
@@ -52,15 +57,47 @@ absl::StatusOr<std::unique_ptr<RankSession>> RankSession::Start(const EngineFlag
   session->mpi_ = std::move(mpi);
   session->control_ = std::make_unique<ControlChannel>(topology, session->groups_);
   RETURN_IF_ERROR(session->CheckSameSetup(setup));
-  RETURN_IF_ERROR(session->control_->Agree(session->TakeGpu(setup.model.device, launch)));
+  if (setup.model.device.type == DeviceType::kCuda) {
+    RETURN_IF_ERROR(session->control_->Agree(session->TakeGpu(setup.model.device)));
+    RETURN_IF_ERROR(session->ConnectGpus(setup));
+  }
   return session;
 }
 
-absl::Status RankSession::TakeGpu(const DeviceChoice& device, const LaunchInfo& launch) {
-  if (device.type == DeviceType::kCpu) return absl::OkStatus();
-  const int index = device.gpu.value_or(launch.local_rank % std::max(1, NumCudaDevices()));
-  ASSIGN_OR_RETURN(stream_, Stream::Cuda(index));
+absl::Status RankSession::TakeGpu(const DeviceChoice& device) {
+  const int local_rank = mpi_ ? mpi_->local_rank() : 0;
+  ASSIGN_OR_RETURN(stream_, Stream::Cuda(ChooseGpu(device.gpu, local_rank, NumCudaDevices())));
   return absl::OkStatus();
+}
+
+absl::Status RankSession::ConnectGpus(const EngineSetup& setup) {
+  const std::vector<RankPlace> places = AllPlaces(*control_, topology_, ThisPlace(stream_));
+  const int world_size = static_cast<int>(places.size());
+  for (int rank = 0; rank < world_size && first(); ++rank) {
+    const std::string line = Describe(places[rank], Topology(topology_.config, rank));
+    std::fprintf(stderr, "%s\n", line.c_str());
+  }
+  if (world_size == 1) return absl::OkStatus();
+  // The same on every rank, so they need not agree on it.
+  ASSIGN_OR_RETURN(const CommChoice choice, ChooseComm(setup.comm, places));
+  if (first()) {
+    std::fprintf(stderr, "tensors go over %s: %s\n",
+                 choice.nccl ? "NCCL" : "MPI, through the host's memory", choice.why.c_str());
+  }
+  over_nccl_ = choice.nccl;
+  return over_nccl_ ? UseNccl(*control_, setup.nccl_timeout, &groups_) : absl::OkStatus();
+}
+
+std::unique_ptr<GroupGuard> RankSession::GuardGroups(Watchdog* watchdog) {
+  if (!over_nccl_) return nullptr;
+  if (watchdog != nullptr) {
+    const auto tell = [watchdog](const absl::Status& fault) { watchdog->OnGroupFault(fault); };
+    return std::make_unique<GroupGuard>(groups_, tell, [] {});
+  }
+  const auto tell = [rank = topology_.rank](const absl::Status& fault) {
+    std::fprintf(stderr, "error: rank %d: %s\n", rank, std::string(fault.message()).c_str());
+  };
+  return std::make_unique<GroupGuard>(groups_, tell, [] { AbortJob(kExitEngineLost); });
 }
 
 absl::Status RankSession::CheckSameSetup(const EngineSetup& setup) {

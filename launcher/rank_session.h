@@ -8,21 +8,29 @@
 #include "engine/pipeline_stage.h"
 #include "launcher/engine_setup.h"
 #include "parallel/control_channel.h"
+#include "parallel/group_guard.h"
 #include "parallel/process_group.h"
 
 namespace polystrate {
 
+class Watchdog;
+
 class RankSession {
  public:
   // Joins the world. INVALID_ARGUMENT, on every rank, when tp * pp is not the number of processes
-  // that were launched, or ranks were started with different flags or models. A world of one needs
-  // no mpirun and no MPI.
+  // that were launched, ranks were started with different flags or models, or GPUs cannot be had as
+  // the flags want them. A world of one needs no mpirun and no MPI. On GPUs rank 0 prints who has
+  // which.
   static absl::StatusOr<std::unique_ptr<RankSession>> Start(const EngineFlags& flags,
                                                             const EngineSetup& setup);
 
   const Topology& topology() const { return topology_; }
   bool first() const { return topology_.rank == 0; }
   ControlChannel& control() { return *control_; }
+  // Ends the job when a group over NCCL fails, as `watchdog` wants it on the rank that has one, by
+  // itself on the others (null). The result is null where there is no such group, and goes before
+  // the session and the watchdog.
+  std::unique_ptr<GroupGuard> GuardGroups(Watchdog* watchdog);
   PipelineStage& stage() { return *stage_; }
 
   // Reads this rank's weights and takes its memory. Every rank calls it and gets the same answer:
@@ -34,7 +42,9 @@ class RankSession {
  private:
   RankSession(const Topology& topology, int num_threads);
   absl::Status CheckSameSetup(const EngineSetup& setup);
-  absl::Status TakeGpu(const DeviceChoice& device, const LaunchInfo& launch);
+  absl::Status TakeGpu(const DeviceChoice& device);
+  // Every rank calls it: they tell one another which GPU they have taken, and connect those.
+  absl::Status ConnectGpus(const EngineSetup& setup);
   absl::Status LoadThisRank(const std::string& model_dir, const EngineSetup& setup);
 
   Topology topology_;
@@ -42,6 +52,7 @@ class RankSession {
   // In this order: destruction is the reverse, and MPI goes last.
   std::unique_ptr<MpiSession> mpi_;
   ProcessGroups groups_;
+  bool over_nccl_ = false;
   Stream stream_;
   std::unique_ptr<ControlChannel> control_;
   std::unique_ptr<PipelineStage> stage_;

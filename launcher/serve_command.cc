@@ -25,11 +25,12 @@ namespace {
 // Ranks that do not find each other would wait for ever: MPI knows no time-out.
 class JoinGuard {
  public:
-  JoinGuard()
-      : thread_([this] {
-          if (joined_.WaitForNotificationWithTimeout(kTimeout)) return;
+  // Besides what NCCL may take.
+  explicit JoinGuard(absl::Duration nccl_timeout)
+      : thread_([this, timeout = absl::Minutes(2) + nccl_timeout] {
+          if (joined_.WaitForNotificationWithTimeout(timeout)) return;
           std::fprintf(stderr, "error: the ranks have not found each other in %s\n",
-                       absl::FormatDuration(kTimeout).c_str());
+                       absl::FormatDuration(timeout).c_str());
           _exit(kExitEngineLost);
         }) {}
   ~JoinGuard() {
@@ -38,7 +39,6 @@ class JoinGuard {
   }
 
  private:
-  static constexpr absl::Duration kTimeout = absl::Minutes(2);
   absl::Notification joined_;
   std::thread thread_;
 };
@@ -98,7 +98,7 @@ absl::Status RunServe(const ServeFlags& flags) {
   setup.engine.max_queued_tokens = flags.max_queued_tokens.value_or(
       flags.max_queued_requests * setup.engine.max_num_batched_tokens);
   setup.engine.drain_timeout = absl::Seconds(flags.drain_timeout);
-  auto joining = std::make_unique<JoinGuard>();
+  auto joining = std::make_unique<JoinGuard>(setup.nccl_timeout);
   ASSIGN_OR_RETURN(const auto session, RankSession::Start(flags.engine, setup));
   if (session->first() && !setup.model.config.warning.empty()) {
     std::fprintf(stderr, "warning: %s\n", setup.model.config.warning.c_str());
@@ -108,6 +108,7 @@ absl::Status RunServe(const ServeFlags& flags) {
   if (session->first()) opened = frontend.Open(flags, setup);
   RETURN_IF_ERROR(session->control().Agree(opened));
   ASSIGN_OR_RETURN(const auto monitor, StartMonitor(flags, *session, frontend));
+  const auto guard = session->GuardGroups(session->first() ? &frontend.watchdog() : nullptr);
   joining.reset();
   RETURN_IF_ERROR(session->Load(flags.engine.model.model, setup));
   if (session->first()) {

@@ -84,10 +84,22 @@ std::optional<std::pair<std::string, std::string>> Obstacle(const std::vector<Ra
 
 }  // namespace
 
+const char* Name(CommFlag flag) {
+  switch (flag) {
+    case CommFlag::kAuto:
+      return "auto";
+    case CommFlag::kNccl:
+      return "nccl";
+    case CommFlag::kMpi:
+      return "mpi";
+  }
+  return "?";
+}
+
 absl::StatusOr<CommFlag> ParseComm(absl::string_view text) {
-  if (text == "auto") return CommFlag::kAuto;
-  if (text == "nccl") return CommFlag::kNccl;
-  if (text == "mpi") return CommFlag::kMpi;
+  for (CommFlag flag : {CommFlag::kAuto, CommFlag::kNccl, CommFlag::kMpi}) {
+    if (text == Name(flag)) return flag;
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("--comm is \"", text, "\"; it takes auto, nccl or mpi"));
 }

@@ -15,6 +15,7 @@
 namespace polystrate {
 
 enum class CommFlag : uint8_t { kAuto, kNccl, kMpi };
+const char* Name(CommFlag flag);
 // INVALID_ARGUMENT says what --comm takes.
 absl::StatusOr<CommFlag> ParseComm(absl::string_view text);
 

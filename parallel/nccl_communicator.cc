@@ -92,7 +92,7 @@ absl::Status NcclCommunicator::Describe(const char* what, int peer, ncclResult_t
       absl::StrCat("NCCL, group ", options_.name, ", rank ", rank(), " of ", size(), ": ", what);
   if (peer != kNoPeer) absl::StrAppend(&text, " rank ", peer);
   if (result == ncclInProgress) {
-    return absl::DeadlineExceededError(absl::StrCat(text, " has not begun within ",
+    return absl::DeadlineExceededError(absl::StrCat(text, " takes longer than ",
                                                     absl::FormatDuration(options_.timeout),
                                                     " (--nccl_timeout); is a peer stuck or gone?"));
   }

@@ -57,12 +57,10 @@ LaunchInfo ReadLaunchInfo() {
     info.by_open_mpi = true;
     ReadEnv("OMPI_COMM_WORLD_SIZE", &info.world_size);
     ReadEnv("OMPI_COMM_WORLD_LOCAL_SIZE", &info.local_size);
-    ReadEnv("OMPI_COMM_WORLD_LOCAL_RANK", &info.local_rank);
   } else if (std::getenv("PMIX_RANK") != nullptr && ReadEnv("SLURM_PROCID", &info.rank)) {
     info.launched = true;
     ReadEnv("SLURM_NTASKS", &info.world_size);
     ReadEnv("SLURM_NTASKS_PER_NODE", &info.local_size);
-    ReadEnv("SLURM_LOCALID", &info.local_rank);
   }
   return info;
 }

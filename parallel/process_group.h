@@ -28,7 +28,6 @@ struct LaunchInfo {
   int rank = 0;
   int world_size = 1;
   int local_size = 1;  // ranks on this host
-  int local_rank = 0;  // this one's number among them
   bool launched = false;
   bool by_open_mpi = false;  // mpirun, whose SIGTERM is followed by SIGKILL
 };
