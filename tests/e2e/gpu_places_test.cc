@@ -1,0 +1,101 @@
+// --device cuda over several ranks, on emulated GPUs: who is said to have which, and what carries
+// tensors between them.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "absl/strings/match.h"
+#include "tests/testing/places.h"
+#include "tests/testing/process.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
+
+namespace polystrate {
+namespace {
+
+using ::testing::HasSubstr;
+
+class GpuPlaces : public ::testing::Test {
+ protected:
+  GpuPlaces() {
+    TinyModelSpec spec;
+    spec.num_kv_heads = 2;
+    spec.reuse_keys = "post_rope";
+    WriteTinyModel(dir_.path(), spec);
+  }
+  void SetUp() override {
+    if (!std::filesystem::exists(BuiltProgram("polystrate_emulated"))) GTEST_SKIP() << "not built";
+  }
+
+  // Two ranks' first token, each with the same flags, on a host with that many GPUs.
+  CommandResult Generate(int num_gpus, const CommandLine& flags) const {
+    const std::string gpus = "POLYSTRATE_EMULATED_GPUS=" + std::to_string(num_gpus);
+    CommandLine command = {"env",
+                           gpus,
+                           BuiltProgram("polystrate_emulated"),
+                           "generate",
+                           "--model",
+                           dir_.path(),
+                           "--prompt_ids",
+                           "5,6,7",
+                           "--max_tokens",
+                           "1",
+                           "--threads",
+                           "1",
+                           "--kv_memory",
+                           "4194304",
+                           "--temperature",
+                           "0"};
+    command.insert(command.end(), flags.begin(), flags.end());
+    return RunCommand(Mpirun(2, command));
+  }
+
+  TempDir dir_;
+};
+
+TEST_F(GpuPlaces, RanksThatShareAGpuSpeakOverMpi) {
+  const CommandResult result = Generate(1, {"--device", "cuda", "--tp", "2"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("rank 0 (stage 0, tp 0) on "));
+  EXPECT_THAT(result.err, HasSubstr("rank 1 (stage 0, tp 1) on "));
+  EXPECT_THAT(result.err, HasSubstr("tensors go over MPI, through the host's memory: "));
+  const CommandResult cpu = Generate(1, {"--tp", "2"});
+  EXPECT_EQ(result.out, cpu.out);
+}
+
+TEST_F(GpuPlaces, RanksOfAHostTakeTurns) {
+  const CommandResult result = Generate(2, {"--device", "cuda", "--pp", "2", "--comm", "mpi"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_TRUE(absl::StrContains(result.err, "GPU 0 ")) << result.err;
+  EXPECT_TRUE(absl::StrContains(result.err, "GPU 1 ")) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("tensors go over MPI, through the host's memory: as --comm"));
+}
+
+TEST_F(GpuPlaces, AGpuThatIsNotThereIsNamed) {
+  const CommandResult result = Generate(2, {"--device", "cuda:2", "--pp", "2"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("there is no GPU 2: the CUDA driver shows 2"));
+}
+
+TEST_F(GpuPlaces, NcclThatIsNotBuiltInIsRefused) {
+  const CommandResult result = Generate(2, {"--device", "cuda", "--pp", "2", "--comm", "nccl"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("--comm nccl: this polystrate is built without NCCL; build it "
+                                    "with the preset cuda, or use --comm mpi"));
+}
+
+TEST_F(GpuPlaces, FlagsThatCannotBeAreRefused) {
+  const auto refused = [this](const CommandLine& flags, const std::string& message) {
+    const CommandResult result = Generate(2, flags);
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.err, HasSubstr(message));
+  };
+  refused({"--pp", "2", "--comm", "nccl"}, "--comm nccl needs --device cuda");
+  refused({"--pp", "2", "--comm", "ucx"}, "--comm is \"ucx\"; it takes auto, nccl or mpi");
+  refused({"--pp", "2", "--nccl_timeout", "0"}, "--nccl_timeout is 0; it must be in [1, 3600]");
+}
+
+}  // namespace
+}  // namespace polystrate
