@@ -176,6 +176,8 @@ template <typename S>
 __global__ __launch_bounds__(kDecodeThreads,
                              kBlocksPerSm) void AttendDecode(const AttentionParams params,
                                                              const DecodePlan plan) {
+  LetNextKernelStart();
+  WaitForKernelBefore();
   const DecodeRows rows = RowsOf<S>(params, plan.row_blocks);
   if (rows.num_rows <= 0) return;
   const int context_len = __ldg(params.context_lens + rows.sequence);
