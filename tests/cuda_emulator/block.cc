@@ -72,8 +72,10 @@ class Block {
  private:
   static void RunThread(void* block);
   void Start(const KernelLaunch& launch, uint3 index);
-  bool RunWarp(int warp, bool backwards);
+  bool RunWarp(int warp);
   void Resume(int thread);
+  void SetCurrent(int thread);
+  void Leave();
   void ReleaseBarrier();
   bool TryMeet(int thread);
   [[noreturn]] void Stuck();
@@ -82,6 +84,7 @@ class Block {
   std::vector<std::unique_ptr<Thread>> threads_;
   std::array<Warp, kMaxThreads / kWarpSize> warps_;
   int num_threads_ = 0;
+  bool backwards_ = false;  // from the last warp and lane to the first
   int current_ = 0;
   int num_done_ = 0;
   int num_at_barrier_ = 0;
@@ -126,11 +129,12 @@ void Block::Start(const KernelLaunch& launch, uint3 index) {
 }
 
 void Block::Run(const KernelLaunch& launch, uint3 index, bool backwards) {
+  backwards_ = backwards;
   Start(launch, index);
   const int num_warps = (num_threads_ + kWarpSize - 1) / kWarpSize;
   while (num_done_ < num_threads_) {
     for (int w = 0; w < num_warps; ++w) {
-      while (RunWarp(backwards ? num_warps - 1 - w : w, backwards)) {
+      while (RunWarp(backwards_ ? num_warps - 1 - w : w)) {
       }
     }
     if (num_done_ == num_threads_) break;
@@ -140,21 +144,40 @@ void Block::Run(const KernelLaunch& launch, uint3 index, bool backwards) {
   launch_ = nullptr;
 }
 
-void Block::Resume(int thread) {
+void Block::SetCurrent(int thread) {
   current_ = thread;
   this_place = &threads_[thread]->place;
   threadIdx = this_place->thread_index;
+}
+
+void Block::Resume(int thread) {
+  SetCurrent(thread);
   threads_[thread]->fiber.Resume();
   this_place = nullptr;
 }
 
+// The thread that runs waits: on with the next of its warp, or back to RunWarp.
+void Block::Leave() {
+  Thread& self = current();
+  const int begin = current_ / kWarpSize * kWarpSize;
+  const int end = std::min(begin + kWarpSize, num_threads_);
+  const int step = backwards_ ? -1 : 1;
+  int next = current_ + step;
+  while (next >= begin && next < end && threads_[next]->state != State::kReady) next += step;
+  if (next >= begin && next < end) {
+    SetCurrent(next);
+    if (self.fiber.Pass(threads_[next]->fiber)) return;
+  }
+  self.fiber.Suspend();
+}
+
 // Whether anything went on.
-bool Block::RunWarp(int warp, bool backwards) {
+bool Block::RunWarp(int warp) {
   const int begin = warp * kWarpSize;
   const int end = std::min(begin + kWarpSize, num_threads_);
   bool ran = false;
   for (int i = 0; i < end - begin; ++i) {
-    const int thread = backwards ? end - 1 - i : begin + i;
+    const int thread = backwards_ ? end - 1 - i : begin + i;
     if (threads_[thread]->state != State::kReady) continue;
     Resume(thread);
     ran = true;
@@ -193,7 +216,7 @@ int Block::MeetAll(bool predicate, const std::source_location& from) {
   self.waits_at = from;
   self.predicate = predicate;
   ++num_at_barrier_;
-  self.fiber.Suspend();
+  Leave();
   return num_true_;
 }
 
@@ -210,7 +233,7 @@ void Block::MeetLanes(uint32_t mask, void* data, Combine combine,
   self.data = data;
   self.combine = combine;
   warps_[current_ / kWarpSize].waiting |= 1u << self.place.lane;
-  if (!TryMeet(current_)) self.fiber.Suspend();
+  if (!TryMeet(current_)) Leave();
 }
 
 bool Block::TryMeet(int thread) {

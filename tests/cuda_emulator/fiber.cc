@@ -95,6 +95,17 @@ void Fiber::Resume() {
 #endif
 }
 
+bool Fiber::Pass([[maybe_unused]] Fiber& next) {
+#ifdef __SANITIZE_ADDRESS__
+  return false;
+#else
+  entered = &next;
+  next.back_ = back_;
+  polystrate_switch_stack(&here_, next.here_);
+  return true;
+#endif
+}
+
 void Fiber::Suspend() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&sanitizer_state_, resumer_stack_, resumer_stack_bytes_);

@@ -21,14 +21,22 @@ struct MmaLane {
   float* d;
   const uint32_t* a;
   const uint32_t* b;
-  float (*to_float)(uint16_t);
 };
 
 // Element `half` of a register.
 uint16_t Half(uint32_t word, int half) { return static_cast<uint16_t>(word >> (16 * half)); }
 
+template <typename Storage, int kRows, int kColumns>
+void Convert(const uint16_t (&bits)[kRows][kColumns], float (&values)[kRows][kColumns]) {
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kColumns; ++j) values[i][j] = Storage{bits[i][j]}.ToFloat();
+  }
+}
+
+template <typename Storage>
 void Multiply(void* const* data) {
   RequireAllLanes(data);
+  uint16_t a_bits[kM][kK], b_bits[kK][kN];
   float a[kM][kK], b[kK][kN], d[kM][kN];
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const auto* mine = static_cast<const MmaLane*>(data[lane]);
@@ -36,12 +44,14 @@ void Multiply(void* const* data) {
     for (int half = 0; half < 2; ++half) {
       const int column = 2 * member + half;
       for (int r = 0; r < 4; ++r) {
-        a[group + 8 * (r % 2)][column + 8 * (r / 2)] = mine->to_float(Half(mine->a[r], half));
+        a_bits[group + 8 * (r % 2)][column + 8 * (r / 2)] = Half(mine->a[r], half);
       }
-      for (int r = 0; r < 2; ++r) b[column + 8 * r][group] = mine->to_float(Half(mine->b[r], half));
+      for (int r = 0; r < 2; ++r) b_bits[column + 8 * r][group] = Half(mine->b[r], half);
       for (int r = 0; r < 2; ++r) d[group + 8 * r][column] = mine->d[2 * r + half];
     }
   }
+  Convert<Storage>(a_bits, a);
+  Convert<Storage>(b_bits, b);
   for (int i = 0; i < kM; ++i) {
     for (int k = 0; k < kK; ++k) {
       for (int j = 0; j < kN; ++j) d[i][j] += a[i][k] * b[k][j];
@@ -77,11 +87,16 @@ void Load(void* const* data) {
 
 }  // namespace
 
+template <typename Storage>
 void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-              float (*to_float)(uint16_t), const std::source_location& at) {
-  MmaLane mine = {d, a, b, to_float};
-  MeetWarp(~0u, &mine, Multiply, at);
+              const std::source_location& at) {
+  MmaLane mine = {d, a, b};
+  MeetWarp(~0u, &mine, Multiply<Storage>, at);
 }
+template void Mma16816<BFloat16>(float (&)[4], const uint32_t (&)[4], const uint32_t (&)[2],
+                                 const std::source_location&);
+template void Mma16816<Float16>(float (&)[4], const uint32_t (&)[4], const uint32_t (&)[2],
+                                const std::source_location&);
 
 void LoadMatrix4(uint32_t (&out)[4], const void* row, bool transposed,
                  const std::source_location& at) {

@@ -11,6 +11,8 @@ namespace polystrate::emulator {
 template <typename Storage>
 class SmallFloat {
  public:
+  using StorageType = Storage;
+
   SmallFloat() = default;  // not initialised, so that it may be shared memory
   SmallFloat(float x) : bits_(Storage::FromFloat(x).bits) {}  // NOLINT: implicit as CUDA's
   static SmallFloat FromBits(uint16_t bits) {

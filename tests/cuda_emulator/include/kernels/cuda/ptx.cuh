@@ -17,8 +17,7 @@ inline unsigned char* DynamicShared() { return emulator::DynamicSharedMemory(); 
 template <typename T>
 void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
               const std::source_location& at = std::source_location::current()) {
-  emulator::Mma16816(
-      d, a, b, [](uint16_t bits) { return static_cast<float>(T::FromBits(bits)); }, at);
+  emulator::Mma16816<typename T::StorageType>(d, a, b, at);
 }
 
 inline void LoadMatrix4(uint32_t (&out)[4], const void* row,
