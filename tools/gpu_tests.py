@@ -6,7 +6,7 @@ import shutil
 
 from gpu_programs import Failed, Skipped, run
 
-FILTER = "*cuda*:*Cuda*:*Nccl*"
+FILTER = "*cuda*:*Cuda*:*Nccl*:*Gpu*"
 TESTS_AT_ONCE = 4
 # --tp and --pp; over MPI, so that all ranks can share one GPU.
 CUTS = [(1, 1), (2, 1), (1, 2), (2, 2)]
