@@ -45,9 +45,10 @@ class PipelineStage {
   // Enqueues the plan's step, of which at most OutputHead::kMaxPending may be unfinished.
   void Launch(const StepPlan& plan);
   int num_pending() const { return static_cast<int>(launched_ - finished_); }
-  // Whether to launch a step while the one before is unfinished: on a GPU that saves its waiting
-  // for the host.
-  bool launches_ahead() const { return rank_.stream.device().type == DeviceType::kCuda; }
+  // Whether to launch a step while the one before is unfinished, so that a GPU does not wait for
+  // the host. Where the host would wait for other ranks in the step's own calls, that would only
+  // keep back the result.
+  bool launches_ahead() const { return rank_.groups.over_gpus; }
   // Waits for the oldest step that is unfinished; the sampler's rank gets the result, the others
   // nothing.
   std::optional<StepResult> Finish();

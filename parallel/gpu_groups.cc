@@ -29,9 +29,11 @@ absl::Status UseNccl(ControlChannel& control, absl::Duration timeout, ProcessGro
   RankActivity* activity = groups->activity.get();
   RETURN_IF_ERROR(control.Agree(
       Replace(GroupName::kTp, {.name = "tp", .timeout = timeout}, activity, &groups->tp)));
-  return control.Agree(Replace(GroupName::kPp,
-                               {.name = "pp", .timeout = timeout, .max_blocks = kMessageBlocks},
-                               activity, &groups->pp));
+  RETURN_IF_ERROR(control.Agree(
+      Replace(GroupName::kPp, {.name = "pp", .timeout = timeout, .max_blocks = kMessageBlocks},
+              activity, &groups->pp)));
+  groups->over_gpus = true;
+  return absl::OkStatus();
 }
 
 }  // namespace polystrate

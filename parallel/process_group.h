@@ -19,6 +19,7 @@ struct ProcessGroups {
   std::unique_ptr<Communicator> pp;        // ranks of this tp_rank; rank in it == pp_rank
   std::unique_ptr<Communicator> control;   // rank 0 -> all: step plans
   std::unique_ptr<Communicator> tokens;    // sampler -> rank 0: step results
+  bool over_gpus = false;  // calls on tp and pp are enqueued, the host does not wait in them
 };
 
 // What the launcher (mpirun, srun) says about this process, known before MPI_Init: from Open MPI's,
