@@ -2,6 +2,10 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <bit>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/core/status.h"
 #include "kernels/cuda/check_cuda.h"
@@ -13,7 +17,9 @@ namespace polystrate {
 namespace {
 
 constexpr int64_t kUploadBytes = int64_t{32} << 20;
+constexpr int64_t kLeastScratchBytes = int64_t{32} << 20;
 constexpr int kOldestCompute = 8;  // what the kernels are compiled for (CMakeLists.txt)
+constexpr int64_t kLeastSharedBytes = int64_t{163} << 10;  // decode attention's widest heads
 
 GpuProperties ReadProperties(int device) {
   cudaDeviceProp raw;
@@ -52,6 +58,12 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int device) {
                      context->properties_.compute_major, ".", context->properties_.compute_minor,
                      "; polystrate needs ", kOldestCompute, ".0 (Ampere) or newer"));
   }
+  if (context->properties_.max_shared_bytes < kLeastSharedBytes) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "GPU ", device, " (", context->properties_.name, ") gives a thread block ",
+        context->properties_.max_shared_bytes >> 10, " KiB of shared memory; polystrate needs ",
+        kLeastSharedBytes >> 10, ", as A100, H100 and what follows them have"));
+  }
   CHECK_CUDA(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking));
   const Device place = {DeviceType::kCuda, device};
   ASSIGN_OR_RETURN(context->upload_ring_, cuda::UploadRing::Create(place, kUploadBytes));
@@ -75,11 +87,11 @@ const void* CudaContext::Upload(const void* data, int64_t num_bytes) {
 void* CudaContext::Scratch(int64_t num_bytes) {
   if (num_bytes <= scratch_.num_bytes()) return scratch_.data();
   CHECK(!recording());
-  Synchronize();
-  scratch_ = Buffer();
-  absl::StatusOr<Buffer> scratch = Buffer::Allocate({DeviceType::kCuda, device_}, num_bytes);
-  CHECK(scratch.ok());
-  scratch_ = *std::move(scratch);
+  const auto size = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(num_bytes)));
+  absl::StatusOr<Buffer> scratch =
+      Buffer::Allocate({DeviceType::kCuda, device_}, std::max(size, kLeastScratchBytes));
+  if (!scratch.ok()) CheckFailed(__FILE__, __LINE__, scratch.status().ToString());
+  outgrown_.push_back(std::exchange(scratch_, *std::move(scratch)));
   return scratch_.data();
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -44,8 +45,8 @@ class CudaContext {
   cuda::LibraryGemm& library_gemm() { return *library_gemm_; }
   void Synchronize() const;
 
-  // A copy of host memory on the device, for operators that are enqueued until 32 MiB more have been
-  // uploaded. Not while a graph is recorded: the copy would be repeated, its source long
+  // A copy of host memory on the device, for operators that are enqueued until 32 MiB more have
+  // been uploaded. Not while a graph is recorded: the copy would be repeated, its source long
   // overwritten.
   const void* Upload(const void* data, int64_t num_bytes);
   template <typename T>
@@ -54,9 +55,10 @@ class CudaContext {
         Upload(values.data(), static_cast<int64_t>(values.size() * sizeof(T))));
   }
 
-  // Device memory for the operator that asks, until the next one is enqueued; aligned to 256. Grows
-  // when more is asked for than ever before, and not while a graph is recorded: a first, unrecorded
-  // run of the same operators takes what they need.
+  // Device memory for the operator that asks, until the next one is enqueued, or for one that is
+  // recorded, whenever its graph runs; aligned to 256. Grows when more is asked for than ever
+  // before, and not while a graph is recorded: a first, unrecorded run of the same operators takes
+  // what they need.
   void* Scratch(int64_t num_bytes);
 
   // Not null: what is enqueued now goes into a graph (kernels/core/step_graph.h).
@@ -72,6 +74,7 @@ class CudaContext {
   GpuProperties properties_;
   GraphRecorder* recorder_ = nullptr;
   Buffer scratch_;
+  std::vector<Buffer> outgrown_;  // what graphs may yet use; all together less than scratch_
   std::unique_ptr<cuda::UploadRing> upload_ring_;
   std::unique_ptr<cuda::LibraryGemm> library_gemm_;
 };

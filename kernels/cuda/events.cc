@@ -19,7 +19,10 @@ void RecordEvent(CUevent_st* event, CUstream_st* stream) {
 
 bool EventPassed(CUevent_st* event) {
   const cudaError_t status = cudaEventQuery(event);
-  if (status == cudaErrorNotReady) return false;
+  if (status == cudaErrorNotReady) {
+    cudaGetLastError();  // which keeps it for the next who asks, such as a library
+    return false;
+  }
   CHECK_CUDA(status);  // a kernel that failed says so here
   return true;
 }

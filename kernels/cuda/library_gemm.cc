@@ -169,16 +169,17 @@ struct LibraryGemm::State {
   std::list<Entry> entries;  // most recently used first
   absl::flat_hash_map<Key, std::list<Entry>::iterator> index;
 
-  Entry& Find(const CudaContext& context, const Problem& p);
+  Entry& Find(const Problem& p);
 };
 
-Entry& LibraryGemm::State::Find(const CudaContext& context, const Problem& p) {
+Entry& LibraryGemm::State::Find(const Problem& p) {
   const Key key = KeyOf(p);
   if (const auto found = index.find(key); found != index.end()) {
     entries.splice(entries.begin(), entries, found->second);
     return entries.front();
   }
-  CHECK(!context.recording());
+  // While a graph is recorded, too: what its first run found may have been dropped since, and
+  // asking enqueues nothing.
   if (entries.size() == kMaxEntries) {
     index.erase(entries.back().key);
     entries.pop_back();
@@ -204,10 +205,10 @@ LibraryGemm::Done LibraryGemm::Run(const CudaContext& context, const Tensor& x,
   const bool can_add =
       !bias.empty() && out.dtype() == DType::kFloat32 && AlignmentOf(bias) >= kBiasAlignment;
   const Tensor added = can_add ? bias : Tensor();
-  Entry* entry = &state_->Find(context, {x, weight, added, out, accumulate});
+  Entry* entry = &state_->Find({x, weight, added, out, accumulate});
   const bool bias_added = can_add && entry->usable;
   if (can_add && !entry->usable) {
-    entry = &state_->Find(context, {x, weight, Tensor(), out, accumulate});
+    entry = &state_->Find({x, weight, Tensor(), out, accumulate});
   }
   if (!entry->usable) return Done::kNothing;
   if (bias_added) Set(entry->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.raw());

@@ -13,7 +13,8 @@ namespace {
 
 // More are done in turns: they share the room for adjusted logits.
 constexpr int64_t kRowsAtOnce = 64;
-// What goes up in one piece; CudaContext::Upload holds 4 MiB, with the rows.
+// What goes up in one piece, both lists or each piece of one. An upload lasts until 32 MiB more
+// have gone up, so that beside a long list nothing is used from where it was uploaded to.
 constexpr int64_t kMaxUploadBytes = int64_t{1} << 20;
 
 // The lists on the device. A row's [begin, end) are places in the host's lists, of which these
@@ -190,15 +191,15 @@ struct ListRange {
   int64_t size() const { return std::max<int64_t>(0, int64_t{end} - begin); }
 };
 
-// A range of a list on the device. A long one is put together in `room`, which is used up to where
-// it then points.
+// A range of a list on the device. Where `room` is not null it is put together there, which is used
+// up to where it then points.
 template <typename T>
 const T* UploadList(CudaContext& context, absl::Span<const T> list, const ListRange& range,
                     char** room) {
   if (range.size() == 0) return nullptr;
   const T* from = list.data() + range.begin;
   const int64_t num_bytes = range.size() * static_cast<int64_t>(sizeof(T));
-  if (num_bytes <= kMaxUploadBytes) return static_cast<const T*>(context.Upload(from, num_bytes));
+  if (room == nullptr) return static_cast<const T*>(context.Upload(from, num_bytes));
   char* to = *room;
   *room += num_bytes;
   for (int64_t done = 0; done < num_bytes; done += kMaxUploadBytes) {
@@ -224,23 +225,22 @@ void SampleRows(CudaContext& context, const Tensor& logits, int64_t vocab_size,
   batch.adjusted_stride = (vocab_size + 63) / 64 * 64;
   const int64_t adjusted_bytes = num_rows * batch.adjusted_stride * int64_t{sizeof(float)};
   const int64_t summary_bytes = num_rows * num_chunks * int64_t{sizeof(ChunkSummary)};
-  int64_t list_bytes = 0;
-  for (const int64_t size : {history.size(), biases.size()}) {
-    if (size * int64_t{sizeof(TokenCount)} > kMaxUploadBytes) {
-      list_bytes += size * int64_t{sizeof(TokenCount)};
-    }
-  }
-  auto* scratch = static_cast<char*>(context.Scratch(adjusted_bytes + summary_bytes + list_bytes));
+  static_assert(sizeof(TokenCount) == sizeof(TokenBias));
+  const int64_t list_bytes = (history.size() + biases.size()) * int64_t{sizeof(TokenCount)};
+  const bool are_long = list_bytes > kMaxUploadBytes;
+  auto* scratch = static_cast<char*>(
+      context.Scratch(adjusted_bytes + summary_bytes + (are_long ? list_bytes : 0)));
   batch.adjusted = reinterpret_cast<float*>(scratch);
   batch.summaries = reinterpret_cast<ChunkSummary*>(scratch + adjusted_bytes);
-  char* room = scratch + adjusted_bytes + summary_bytes;
+  char* next = scratch + adjusted_bytes + summary_bytes;
+  char** room = are_long ? &next : nullptr;
   batch.logits = logits.data<float>();
   batch.row_stride = logits.row_stride();
   batch.vocab_size = static_cast<int32_t>(vocab_size);
   batch.num_chunks = static_cast<int>(num_chunks);
-  batch.lists.history = UploadList(context, lists.history, history, &room);
+  batch.lists.history = UploadList(context, lists.history, history, room);
   batch.lists.history_begin = history.begin;
-  batch.lists.biases = UploadList(context, lists.biases, biases, &room);
+  batch.lists.biases = UploadList(context, lists.biases, biases, room);
   batch.lists.biases_begin = biases.begin;
   batch.rows = context.Upload(rows);
   batch.results = results;

@@ -2,7 +2,9 @@
 
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cstring>
+#include <utility>
 
 #include "kernels/core/status.h"
 #include "kernels/cuda/check_cuda.h"
@@ -15,13 +17,20 @@ constexpr int64_t kAlignment = 64;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<UploadRing>> UploadRing::Create(Device device, int64_t half_bytes) {
-  std::unique_ptr<UploadRing> ring(new UploadRing(half_bytes));
-  ASSIGN_OR_RETURN(ring->host_, Buffer::AllocatePinned(2 * half_bytes));
-  ASSIGN_OR_RETURN(ring->device_, Buffer::Allocate(device, 2 * half_bytes));
+  std::unique_ptr<UploadRing> ring(new UploadRing(device));
+  RETURN_IF_ERROR(ring->TakeMemory(half_bytes));
   for (cudaEvent_t& event : ring->passed_) {
     CHECK_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
   }
   return ring;
+}
+
+absl::Status UploadRing::TakeMemory(int64_t half_bytes) {
+  ASSIGN_OR_RETURN(host_, Buffer::AllocatePinned(2 * half_bytes));
+  ASSIGN_OR_RETURN(device_, Buffer::Allocate(place_, 2 * half_bytes));
+  half_bytes_ = half_bytes;
+  used_ = 0;
+  return absl::OkStatus();
 }
 
 UploadRing::~UploadRing() {
@@ -31,7 +40,13 @@ UploadRing::~UploadRing() {
 }
 
 const void* UploadRing::Upload(const void* data, int64_t num_bytes, CUstream_st* stream) {
-  CHECK_LE(num_bytes, half_bytes_);
+  if (2 * num_bytes > half_bytes_) {
+    outgrown_.push_back(std::move(host_));
+    outgrown_.push_back(std::move(device_));
+    const uint64_t size = std::bit_ceil(static_cast<uint64_t>(num_bytes));
+    const absl::Status taken = TakeMemory(static_cast<int64_t>(2 * size));
+    if (!taken.ok()) CheckFailed(__FILE__, __LINE__, taken.ToString());
+  }
   if (used_ + num_bytes > half_bytes_) {
     CHECK_CUDA(cudaEventRecord(passed_[half_], stream));
     half_ = 1 - half_;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/core/device.h"
@@ -15,23 +16,27 @@ namespace polystrate::cuda {
 
 class UploadRing {
  public:
-  // Of two halves, each of half_bytes: what is uploaded stays on the device until another
+  // Of two halves, each of half_bytes at first: what is uploaded stays on the device until another
   // half_bytes have been.
   static absl::StatusOr<std::unique_ptr<UploadRing>> Create(Device device, int64_t half_bytes);
   ~UploadRing();
 
-  // CHECKs num_bytes <= half_bytes. Waits only for copies that were enqueued a half ago.
+  // Waits only for copies that were enqueued a half ago. What takes more than half of a half makes
+  // the halves larger for good, so that a large array leaves those that came with it alone.
   const void* Upload(const void* data, int64_t num_bytes, CUstream_st* stream);
 
  private:
-  explicit UploadRing(int64_t half_bytes) : half_bytes_(half_bytes) {}
+  explicit UploadRing(Device place) : place_(place) {}
+  absl::Status TakeMemory(int64_t half_bytes);
 
-  const int64_t half_bytes_;
+  const Device place_;
+  int64_t half_bytes_ = 0;
   Buffer host_;
   Buffer device_;
   int half_ = 0;
   int64_t used_ = 0;  // of this half
   CUevent_st* passed_[2] = {};
+  std::vector<Buffer> outgrown_;  // may yet be read
 };
 
 }  // namespace polystrate::cuda

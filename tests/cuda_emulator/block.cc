@@ -41,6 +41,7 @@ struct Thread {
   Combine combine = nullptr;
   std::vector<AsyncCopy> copies;   // in the order of their groups
   std::vector<size_t> group_ends;  // of the groups that are committed
+  bool waited = false;             // WaitForKernelBefore
 };
 
 std::string Describe(const uint3& i) { return absl::StrCat("(", i.x, ", ", i.y, ", ", i.z, ")"); }
@@ -98,6 +99,9 @@ void Block::RunThread(void* block) {
   auto* self = static_cast<Block*>(block);
   self->launch_->body();
   Thread& thread = self->current();
+  if (self->launch_->early && !thread.waited) {
+    KernelFault("has not called WaitForKernelBefore, but was started with LaunchEarly");
+  }
   thread.state = State::kDone;
   self->warps_[self->current_ / kWarpSize].running &= ~(1u << thread.place.lane);
   ++self->num_done_;
@@ -124,6 +128,7 @@ void Block::Start(const KernelLaunch& launch, uint3 index) {
     thread.state = State::kReady;
     thread.copies.clear();
     thread.group_ends.clear();
+    thread.waited = false;
     thread.fiber.Start(&Block::RunThread, this);
   }
 }
@@ -340,6 +345,8 @@ void WaitCopies(int num_pending) {
   thread.group_ends.erase(thread.group_ends.begin(), thread.group_ends.begin() + num_finished);
   for (size_t& group_end : thread.group_ends) group_end -= end;
 }
+
+void WaitForKernelBefore() { this_block.current().waited = true; }
 
 std::string DescribePlace() {
   if (this_place == nullptr || this_block.launch() == nullptr) return "";

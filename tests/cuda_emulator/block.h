@@ -27,6 +27,7 @@ struct KernelLaunch {
   const void* kernel = nullptr;  // for its name
   dim3 grid, block;
   size_t dynamic_shared_bytes = 0;
+  bool early = false;          // may start before the kernel in front of it has ended
   std::function<void()> body;  // the kernel and its arguments: what every thread calls
 };
 
@@ -55,6 +56,10 @@ void MeetWarp(uint32_t mask, void* data, Combine combine, const std::source_loca
 void CopyAsync(void* to, const void* from);
 void CommitCopies();
 void WaitCopies(int num_pending);
+
+// griddepcontrol.wait: every thread of a kernel that may start early must have come here when it
+// returns; the program ends where one has not.
+void WaitForKernelBefore();
 
 // Ends the program with `what`, the kernel, the block and the thread.
 [[noreturn]] void KernelFault(const std::string& what);

@@ -169,6 +169,16 @@ TEST_F(BlockDeathTest, DivergenceIsTold) {
   EXPECT_DEATH(Launch(context(), WarpAgainstBlock, 1, 32, 0), "cannot go on");
 }
 
+__global__ void SomeWait() {
+  if (threadIdx.x % 2 == 0) WaitForKernelBefore();
+}
+
+TEST_F(BlockDeathTest, EarlyKernelsThatDoNotWaitAreTold) {
+  Launch(context(), SomeWait, 1, 2, 0);
+  LaunchEarly(context(), SomeWait, 1, 1, 0);
+  EXPECT_DEATH(LaunchEarly(context(), SomeWait, 1, 2, 0), "thread .1, 0, 0.*WaitForKernelBefore");
+}
+
 __global__ void WriteDynamic(int at) { DynamicShared()[at] = 1; }
 
 TEST_F(BlockDeathTest, WritesBehindSharedMemoryAreTold) {

@@ -155,7 +155,7 @@ enum cudaFuncAttribute {
 };
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
-struct cudaLaunchAttribute {  // changes nothing: kernels run one after the other
+struct cudaLaunchAttribute {  // kernels run one after the other, but must be ready for more
   cudaLaunchAttributeID id;
   union {
     int programmaticStreamSerializationAllowed;
@@ -184,6 +184,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   launch.grid = config->gridDim;
   launch.block = config->blockDim;
   launch.dynamic_shared_bytes = config->dynamicSmemBytes;
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    launch.early |= config->attrs[i].val.programmaticStreamSerializationAllowed != 0;
+  }
   // Kernels have their arguments by value: a copy for the launch, one for each thread.
   launch.body = [kernel,
                  values = std::tuple<Parameters...>(std::forward<Arguments>(arguments)...)] {

@@ -46,7 +46,7 @@ inline uint4 LoadStreaming(const void* from, bool valid) {
 
 // Kernels run one after the other.
 inline void LetNextKernelStart() {}
-inline void WaitForKernelBefore() {}
+inline void WaitForKernelBefore() { emulator::WaitForKernelBefore(); }
 
 inline void StoreGlobal(uint4* to, uint4 v) { *to = v; }
 inline void StoreGlobal(uint2* to, uint2 v) { *to = v; }
