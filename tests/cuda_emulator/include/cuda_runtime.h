@@ -4,8 +4,9 @@
 // Finds: wrong arithmetic, indices and layouts; barriers that threads miss or meet apart, and masks
 // that do not fit; missing barriers, of warps and of lanes, and cp.async that nobody waited for
 // (poison, or the later value: block.h); memory that nobody wrote; accesses behind allocations and
-// shared memory, misaligned ones, and host code on device memory; results read, and sources changed,
-// before the stream was waited for (stream.h); launches, copies and captures that CUDA refuses.
+// shared memory, misaligned ones, and host code on device memory; results read, and sources
+// changed, before the stream was waited for (stream.h); launches, copies and captures that CUDA
+// refuses.
 //
 // Cannot find: races whose order block.h does not try, and what the memory model allows beyond one
 // thread after another; static shared memory and registers beyond the limit; LetNextKernelStart
