@@ -1,5 +1,8 @@
 #include "rpc/metrics_server.h"
 
+#include <dlfcn.h>
+#include <pthread.h>
+
 #include <cstdio>
 #include <exception>
 #include <utility>
@@ -9,6 +12,17 @@
 #include "prometheus/collectable.h"
 #include "prometheus/exposer.h"
 #include "rpc/listen_address.h"
+
+// The HTTP library asks for threads of 100 KiB, whatever one tells it. A thread's stack holds the
+// thread-local memory of all libraries too, of which cuBLASLt has 94 KB: no thread could start. So
+// this program's threads get at least what follows, by a name that goes before the C library's.
+extern "C" int pthread_attr_setstacksize(pthread_attr_t* attributes, size_t size) noexcept {
+  constexpr size_t kLeast = 512 * 1024;
+  using SetStackSize = int (*)(pthread_attr_t*, size_t);
+  static const auto set =
+      reinterpret_cast<SetStackSize>(dlsym(RTLD_NEXT, "pthread_attr_setstacksize"));
+  return set(attributes, size < kLeast ? kLeast : size);
+}
 
 namespace polystrate {
 

@@ -71,9 +71,17 @@ void Finish(cudaStream_t stream) {
   }
 }
 
+// Those of this thread: another's may wait for what this one is yet to do, as ranks that are
+// threads do for each other in NCCL.
 void FinishAll() {
-  const std::lock_guard<std::mutex> lock(streams_mutex);
-  for (CUstream_st* stream : all_streams) Finish(stream);
+  std::vector<CUstream_st*> own;
+  {
+    const std::lock_guard<std::mutex> lock(streams_mutex);
+    for (CUstream_st* stream : all_streams) {
+      if (stream->owner == std::this_thread::get_id()) own.push_back(stream);
+    }
+  }
+  for (CUstream_st* stream : own) Finish(stream);
 }
 
 bool IsRecording(cudaStream_t stream) { return stream != nullptr && stream->capture != nullptr; }

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "emulated/runtime_api.h"
@@ -39,6 +40,7 @@ struct Capture {
 
 struct CUstream_st {
   int device = 0;
+  std::thread::id owner = std::this_thread::get_id();
   std::recursive_mutex mutex;  // a stream's work may wait for that of another
   std::deque<std::function<void()>> queue;
   polystrate::emulator::Capture* capture = nullptr;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <nccl.h>
 
+#include <cstdlib>
 #include <functional>
 #include <thread>
 
@@ -17,6 +18,10 @@ namespace polystrate {
 namespace {
 
 using ::testing::HasSubstr;
+
+// A call runs when it is made: on streams that run as late as they may, a rank's thread would wait
+// in its first read for a peer's, and nothing here could be looked at while a call is under way.
+const bool kLaunchesBlock = setenv("CUDA_LAUNCH_BLOCKING", "1", 1) == 0;
 
 // Runs body(rank, its GPU's stream) on a thread for each rank.
 void OnRanks(int size, const std::function<void(int, const Stream&)>& body) {
