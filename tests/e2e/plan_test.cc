@@ -114,7 +114,7 @@ TEST_F(PlanTest, Refusals) {
   ExpectRefused("--pp 5", "the legal cuts are 3,6,9; expected 1 to 4");
   ExpectRefused("--tp 5", "--tp 5 does not divide");
   ExpectRefused("--kv_memory 100", "holds no KV block");
-  ExpectRefused("--dtype int8", "float32 or bfloat16");
+  ExpectRefused("--dtype int8", "float32, bfloat16 or, on GPUs, float16");
   ExpectRefused("--max_model_len 4096", "2048");
   ExpectRefused("--no_such_flag", "no_such_flag");
   ExpectRefused("--model /nonexistent", "config.json");
