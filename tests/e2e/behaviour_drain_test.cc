@@ -81,14 +81,12 @@ TEST_F(BehaviourDrain, DuringStartUp) {
   pid_t held = -1;
   do {
     Launch(Mpirun(2, Serve({"--tp", "2"})));
-    held = -1;
-    for (const absl::Time end = absl::Now() + kPatience; held < 0 && absl::Now() < end;) {
-      held = FindRank(1);
-    }
+    held = WaitForRank(1);
     ASSERT_GT(held, 0);
     kill(held, SIGSTOP);
   } while (absl::StrContains(engine_->Err(), "SERVING"));  // too late
-  const pid_t rank_zero = PidOfRank(0);
+  const pid_t rank_zero = WaitForRank(0);                  // which may come up later than rank 1
+  ASSERT_GT(rank_zero, 0);
   while (!Catches(rank_zero, SIGTERM)) absl::SleepFor(absl::Milliseconds(1));  // before main
   const absl::Time asked = absl::Now();
   kill(rank_zero, SIGTERM);

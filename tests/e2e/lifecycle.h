@@ -172,6 +172,14 @@ class Lifecycle : public ::testing::Test {
     }
     return -1;
   }
+  // As soon as there is one; -1 when there never is.
+  pid_t WaitForRank(int rank) const {
+    pid_t pid = -1;
+    for (const absl::Time end = absl::Now() + kPatience; pid < 0 && absl::Now() < end;) {
+      pid = FindRank(rank);
+    }
+    return pid;
+  }
   pid_t PidOfRank(int rank) const {
     const pid_t pid = FindRank(rank);
     EXPECT_GT(pid, 0) << "no rank " << rank;
