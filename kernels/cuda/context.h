@@ -42,7 +42,7 @@ class CudaContext {
   int device() const { return device_; }
   CUstream_st* stream() const { return stream_; }
   const GpuProperties& properties() const { return properties_; }
-  cuda::LibraryGemm& library_gemm() { return *library_gemm_; }
+  cuda::LibraryGemm& cublaslt_gemm() { return *library_gemm_; }
   void Synchronize() const;
 
   // A copy of host memory on the device, for operators that are enqueued until 32 MiB more have

@@ -113,7 +113,7 @@ void ApplyEpilogue(const CudaContext& context, const Tensor& product, const Tens
 // Where out is float32, the epilogue works in place.
 bool RunInPlace(CudaContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
                 const Tensor& out, const GemmOptions& options) {
-  switch (context.library_gemm().Run(context, x, weight, bias, out, options.accumulate)) {
+  switch (context.cublaslt_gemm().Run(context, x, weight, bias, out, options.accumulate)) {
     case LibraryGemm::Done::kNothing:
       return false;
     case LibraryGemm::Done::kProduct:
@@ -140,8 +140,8 @@ bool RunInParts(CudaContext& context, const Tensor& x, const Tensor& weight, con
     const int64_t count = std::min(rows, m - first);
     const Tensor product(scratch, DType::kFloat32, out.device(), {count, n});
     const LibraryGemm::Done done =
-        context.library_gemm().Run(context, x.Rows(first, count), weight, Tensor(), product,
-                                   /*accumulate=*/false);
+        context.cublaslt_gemm().Run(context, x.Rows(first, count), weight, Tensor(), product,
+                                    /*accumulate=*/false);
     if (done == LibraryGemm::Done::kNothing) {
       CHECK_EQ(first, 0);
       return false;
