@@ -36,6 +36,12 @@ struct SamplingParams {
   std::optional<uint64_t> seed;
 };
 
+// What an output has had before its engine was lost: another goes on from there.
+struct ResumedOutput {
+  std::vector<int32_t> tokens;  // generated ones, in order; not part of the prompt
+  bool ended = false;           // its end has been told too; nothing more is wanted of it
+};
+
 struct GenerationRequest {
   std::string request_id;  // unique among live requests; empty: the engine makes one
   std::vector<int32_t> prompt;
@@ -69,6 +75,12 @@ struct GenerationRequest {
   bool bypass_prefix_cache = false;
   // Blocks are shared among requests of one salt only. kMaxCacheSaltBytes at most.
   std::string cache_salt;
+  // Empty, or one for each output: the request goes on where it was. Tokens count as generated, in
+  // max_tokens, min_tokens, penalties, stops, positions of the random draws and the usage, and none
+  // of them, nor text that came with them, is told again. An output whose tokens reach its end is
+  // ended at once: the end was lost, not the tokens. Needs a seed unless greedy. Where
+  // prompt_logprobs was asked for, scores are told once more.
+  std::vector<ResumedOutput> resumed;
   int32_t priority = 0;  // higher is more urgent
   absl::Time deadline = absl::InfiniteFuture();
 };

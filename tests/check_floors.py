@@ -14,7 +14,8 @@ LIBRARIES = {
     r"dnnl.*|oneapi/.*": ["kernels"],
     r"grpc.*|openengine.*|polystrate_.*": ["rpc", "launcher"],
     r"openssl/.*": ["rpc"],
-    r"prometheus/.*": ["rpc"],
+    r"prometheus/.*|httplib\.h": ["rpc"],
+    r"yaml-cpp/.*": ["launcher"],
     r"google/protobuf/.*": ["engine", "rpc", "launcher"],
     r"pcre2\.h|unicode/.*": ["engine"],
 }

@@ -9,7 +9,8 @@ packages=(
   libopenmpi-dev openmpi-bin openssh-client
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
   libdnnl-dev ocl-icd-opencl-dev opencl-c-headers  # oneDNN's CMake config asks for OpenCL
-  libpcre2-dev libicu-dev libssl-dev openssl prometheus-cpp-dev
+  libpcre2-dev libicu-dev libssl-dev openssl prometheus-cpp-dev libcpp-httplib-dev libyaml-cpp-dev
+  iproute2  # tests make hosts of network namespaces
   libgtest-dev libbenchmark-dev
   clang-14 libclang-rt-14-dev  # g++ has no libFuzzer
 )
