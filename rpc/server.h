@@ -14,16 +14,10 @@
 #include "grpcpp/grpcpp.h"
 #include "rpc/admin_service.h"
 #include "rpc/control_service.h"
+#include "rpc/grpc_server.h"
 #include "rpc/inference_service.h"
-#include "rpc/server_credentials.h"
 
 namespace polystrate {
-
-struct RpcServerOptions {
-  ServerSecurity security;
-  int64_t max_message_bytes = 64 << 20;               // of one request or event; 1 KiB to 2 GiB - 1
-  absl::Duration reader_timeout = absl::Seconds(30);  // ReaderWatch
-};
 
 class RpcServer {
  public:
@@ -31,10 +25,7 @@ class RpcServer {
   explicit RpcServer(Engine& engine, RequestLog* log = nullptr);
   ~RpcServer();
 
-  // `address` is HOST:PORT; port 0 takes a free one. Answers from then on, NOT_SERVING at first.
-  // INVALID_ARGUMENT for an address that is none or not this machine's; UNAVAILABLE when the port
-  // is in use; what CreateServerCredentials finds wrong. Warns when others than this machine can
-  // reach it and it is in plaintext or open to all.
+  // As StartGrpcServer. Answers from then on, NOT_SERVING at first.
   absl::Status Start(const std::string& address, const RpcServerOptions& options = {});
   int port() const { return port_; }
 
