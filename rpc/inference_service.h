@@ -22,7 +22,7 @@ class InferenceService final : public openengine::v1::Inference::CallbackService
   // `engine` and `log`, which may be null, must outlive the service and every stream.
   InferenceService(Engine& engine, RequestLog* log);
 
-  // Before the first call.
+  // Once, before StartAccepting.
   void WatchReaders(absl::Duration timeout) { reader_watch_.Start(timeout); }
   // Of any request that could be accepted, and at least gRPC's own default, 4 MiB.
   int64_t MaxRequestBytes() const;

@@ -24,9 +24,9 @@ RpcServer::RpcServer(Engine& engine, RequestLog* log)
 RpcServer::~RpcServer() { Shutdown(absl::Now()); }
 
 absl::Status RpcServer::Start(const std::string& address, const RpcServerOptions& options) {
-  inference_.WatchReaders(options.reader_timeout);
   ASSIGN_OR_RETURN(server_, StartGrpcServer(address, options, inference_.MaxRequestBytes(),
                                             {&inference_, &control_, &admin_}, &port_));
+  inference_.WatchReaders(options.reader_timeout);  // no stream begins before StartAccepting
   SetServing(false);
   return absl::OkStatus();
 }
