@@ -236,6 +236,8 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   engine.max_num_seqs = flags.max_num_seqs;
   engine.max_num_batched_tokens = flags.max_num_batched_tokens;
   engine.prefix_cache = flags.prefix_cache;
+  engine.stages =
+      LayOutStages(setup.model.config.sharing, setup.model.stage_plan, setup.model.memory);
 
   setup.stage.dtype = setup.model.dtype;
   setup.stage.num_blocks = engine.num_blocks;

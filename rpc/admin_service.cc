@@ -50,6 +50,14 @@ grpc::ServerUnaryReactor* AdminService::GetStages(grpc::CallbackServerContext* c
     rank.set_last_step_id(status.report.step_id);
     rank.set_doing(Describe(status.report, engine_.options().parallel.pp_size));
   }
+  for (const StageLayout& layout : engine_.options().stages) {
+    v1::StageLayout& stage = *response->add_stages();
+    stage.set_pp_rank(static_cast<uint32_t>(response->stages_size() - 1));
+    stage.set_first_layer(static_cast<uint32_t>(layout.first_layer));
+    stage.set_end_layer(static_cast<uint32_t>(layout.end_layer()));
+    stage.mutable_kv_source()->Add(layout.kv_source.begin(), layout.kv_source.end());
+    stage.set_kv_bytes_per_token(static_cast<uint64_t>(layout.kv_bytes_per_token));
+  }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

@@ -1,6 +1,7 @@
 // What becomes of an engine when a rank dies, hangs or cannot start. Cases are named after the
 // events that an operator knows.
 
+#include <gmock/gmock.h>
 #include <sys/ptrace.h>
 
 #include <cerrno>
@@ -228,6 +229,17 @@ TEST_F(BehaviourLoss, StagesTellWhereRanksAreAndHowBusy) {
   }
   EXPECT_EQ(Stages().ranks(3).waiting_seconds(), stages.ranks(3).waiting_seconds())
       << "an idle engine has no bubble";
+
+  // Two owners with a reader each, cut between; of their two KV heads each rank holds one.
+  ASSERT_EQ(stages.stages_size(), 2);
+  for (uint32_t i = 0; i < 2; ++i) {
+    const v1::StageLayout& stage = stages.stages(static_cast<int>(i));
+    EXPECT_EQ(stage.pp_rank(), i);
+    EXPECT_EQ(stage.first_layer(), 2 * i);
+    EXPECT_EQ(stage.end_layer(), 2 * i + 2);
+    EXPECT_THAT(stage.kv_source(), ::testing::ElementsAre(2 * i, 2 * i));
+    EXPECT_EQ(stage.kv_bytes_per_token(), 2u * 1 * 1 * 8 * 4);
+  }
 }
 
 }  // namespace

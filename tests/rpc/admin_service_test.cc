@@ -1,5 +1,6 @@
 #include "rpc/admin_service.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -101,6 +102,14 @@ TEST_F(AdminServiceTest, GetStagesReadsTheTable) {
   EXPECT_DOUBLE_EQ(rank.busy_seconds(), 0.002);
   EXPECT_NEAR(rank.bubble_share(), rank.waiting_seconds() / (rank.waiting_seconds() + 0.002), 1e-9);
   EXPECT_FALSE(rank.doing().empty());
+
+  ASSERT_EQ(stages.stages_size(), 1);
+  const v1::StageLayout& stage = stages.stages(0);
+  EXPECT_EQ(stage.pp_rank(), 0u);
+  EXPECT_EQ(stage.first_layer(), 0u);
+  EXPECT_EQ(stage.end_layer(), 2u);
+  EXPECT_THAT(stage.kv_source(), ::testing::ElementsAre(0u, 0u));
+  EXPECT_EQ(stage.kv_bytes_per_token(), 2u * 1 * 1 * 8 * 4) << "one KV head of one owner";
 }
 
 TEST_F(AdminServiceTest, ASlowStepShowsInHealthAlone) {

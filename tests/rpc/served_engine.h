@@ -82,11 +82,12 @@ class ServedEngine {
     options.eos_token_ids = config.eos_token_ids;
     options.max_model_len = config.max_position_embeddings;
     options.num_blocks = num_blocks;
+    const StagePlan plan = *PlanStages(config.sharing, StageCostsOf(config), /*pp_size=*/1);
+    options.stages = LayOutStages(config.sharing, plan, *PlanMemory(config, plan, {}));
     engine_ = std::make_unique<Engine>(options, tokenizer_.get());
 
     const StageOptions stage{DType::kFloat32, options.num_blocks, options.block_size,
                              options.max_num_batched_tokens, options.max_model_len};
-    const StagePlan plan = *PlanStages(config.sharing, StageCostsOf(config), /*pp_size=*/1);
     const Stage& whole = plan.stages[0];
     StageWeights weights =
         *LoadStageWeights(dir_.path(), config, topology_, whole, DType::kFloat32, stream_.device());
