@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/tokenizer.h"
 #include "kernels/core/status.h"
+#include "rpc/request_extra.h"
 
 namespace polystrate {
 namespace {
@@ -56,7 +57,6 @@ absl::Status CheckRest(const pb::GenerateRequest& wire) {
       {guided, "guided"},
       {wire.media_size() > 0, "media"},
       {!wire.lora_name().empty(), "lora_name"},
-      {wire.extra().fields_size() > 0, "extra"},
   });
 }
 
@@ -75,7 +75,8 @@ absl::StatusOr<int32_t> TokenId(uint32_t id, const char* field) {
 }
 
 absl::StatusOr<std::vector<int32_t>> Prompt(const pb::GenerateRequest& wire,
-                                            const Tokenizer* tokenizer) {
+                                            const Tokenizer* tokenizer,
+                                            AddSpecialTokens add_special_tokens) {
   std::vector<int32_t> ids;
   switch (wire.input_case()) {
     case pb::GenerateRequest::kTokenIds:
@@ -89,7 +90,7 @@ absl::StatusOr<std::vector<int32_t>> Prompt(const pb::GenerateRequest& wire,
         return absl::InvalidArgumentError(
             "prompt: this model has no tokenizer; send token_ids instead");
       }
-      return tokenizer->Encode(wire.prompt());
+      return tokenizer->Encode(wire.prompt(), add_special_tokens);
     case pb::GenerateRequest::INPUT_NOT_SET:
       break;
   }
@@ -221,8 +222,11 @@ absl::StatusOr<GenerationRequest> FromWire(const pb::GenerateRequest& wire,
   RETURN_IF_ERROR(ReadResponse(wire.response(), &request));
   request.bypass_prefix_cache = wire.kv().bypass_prefix_cache();
   request.cache_salt = wire.kv().cache_salt();
-  // Last, as it is the only step that takes time.
-  ASSIGN_OR_RETURN(request.prompt, Prompt(wire, tokenizer));
+  ASSIGN_OR_RETURN(RequestExtra extra, ReadExtra(wire.extra()));
+  request.resumed = std::move(extra.resumed);
+  // Last, as no other step takes as long.
+  ASSIGN_OR_RETURN(request.prompt,
+                   Prompt(wire, tokenizer, AddSpecialTokens{extra.add_special_tokens}));
   return request;
 }
 

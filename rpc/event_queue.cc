@@ -30,8 +30,9 @@ void EventQueue::AddToken(const TokenInfo& token) {
 }
 
 void EventQueue::AddText(int32_t output_index, const std::string& text) {
-  Event& event = Delta(output_index);
-  event.message.mutable_token()->mutable_text()->append(text);
+  Add().mutable_token()->set_output_index(static_cast<uint32_t>(output_index));
+  Event& event = events_.back();
+  event.message.mutable_token()->set_text(text);
   Grow(event, static_cast<int64_t>(text.size()));
 }
 

@@ -23,7 +23,7 @@ class EventQueue {
   // A new event at the end, for the caller to fill.
   openengine::v1::GenerateResponse& Add();
   void AddToken(const TokenInfo& token);
-  // Text that came with no token.
+  // Text that came with no token, in an event of its own: see kResumeKey (request_extra.h).
   void AddText(int32_t output_index, const std::string& text);
 
   bool empty() const { return events_.empty(); }

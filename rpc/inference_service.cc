@@ -7,15 +7,18 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/admission.h"
 #include "engine/tokenizer.h"
 #include "kernels/core/status.h"
 #include "rpc/convert.h"
 #include "rpc/generate_reactor.h"
+#include "rpc/request_extra.h"
 
 namespace polystrate {
 namespace {
 
-// Texts that take about a millisecond, and more: request_readers_ tokenises them.
+// Texts, and tokens to resume after, that take about a millisecond, and more: request_readers_
+// reads them.
 constexpr int64_t kLongText = 16 << 10;
 constexpr int kNumRequestReaders = 2;
 
@@ -76,7 +79,14 @@ int64_t InferenceService::MaxRequestBytes() const {
   constexpr int64_t kOtherFields = 1 << 20;
   constexpr int64_t kIdBytes = 5;  // of a varint
   constexpr int64_t kLeast = 4 << 20;
-  return std::max(MaxPromptTokens() * std::max(max_token_bytes_, kIdBytes) + kOtherFields, kLeast);
+  // What has come of one output; of several that is not so little, as parsed it takes many times
+  // as much.
+  constexpr int64_t kMostOfSeveral = 4 << 20;
+  const int64_t of_one = MaxPromptTokens() * kResumedTokenBytes;
+  const int64_t of_all = MaxNumSequences(engine_.options()) * of_one;
+  const int64_t resumed = std::max(of_one, std::min(of_all, kMostOfSeveral));
+  const int64_t prompt = MaxPromptTokens() * std::max(max_token_bytes_, kIdBytes);
+  return std::max(prompt + resumed + kOtherFields, kLeast);
 }
 
 absl::Status InferenceService::CheckPromptSize(const pb::GenerateRequest& request) const {
@@ -121,7 +131,7 @@ absl::Status InferenceService::Begin(const grpc::CallbackServerContext& context,
   RETURN_IF_ERROR(CheckNow(terms.deadline));
   ASSIGN_OR_RETURN(terms.priority, PriorityOf(context));
   RETURN_IF_ERROR(CheckPromptSize(request));
-  const auto bytes = static_cast<int64_t>(request.prompt().size());
+  const auto bytes = static_cast<int64_t>(request.prompt().size() + request.extra().ByteSizeLong());
   if (bytes > kLongText) {
     return request_readers_.Add(bytes, [this, &request, terms, reactor] {
       const absl::Status status = CheckNow(terms.deadline);

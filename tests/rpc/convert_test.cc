@@ -136,7 +136,8 @@ TEST(ConvertTest, WhatIsSetAndUnsupportedIsNamed) {
       {"guided", [](auto* r) { r->mutable_guided()->set_backend("xgrammar"); }},
       {"media", [](auto* r) { r->add_media()->set_url("http://x/"); }},
       {"lora_name", [](auto* r) { r->set_lora_name("x"); }},
-      {"extra", [](auto* r) { (*r->mutable_extra()->mutable_fields())["k"].set_bool_value(true); }},
+      {"extra.\"k\"",
+       [](auto* r) { (*r->mutable_extra()->mutable_fields())["k"].set_bool_value(true); }},
   };
   for (const FieldCase& test : cases) {
     pb::GenerateRequest wire = Minimal();

@@ -27,16 +27,21 @@ TEST(EventQueue, MergesTheTokensOfEachOutput) {
   queue.AddToken(Token(0, 1, "a"));
   queue.AddToken(Token(1, 2, "b"));
   queue.AddToken(Token(0, 3, "c"));
-  queue.AddText(1, "d");
-  queue.Add().mutable_finished()->set_output_index(0);
   queue.AddToken(Token(1, 4, "e"));
+  queue.AddText(1, "d");
+  queue.Add().mutable_finished()->set_output_index(1);
   const pb::GenerateResponse first = queue.TakeFirst();
   EXPECT_EQ(first.request_id(), "r");
   EXPECT_EQ(first.token().output_index(), 0u);
   EXPECT_EQ(first.token().text(), "ac");
   EXPECT_EQ(first.token().tokens_size(), 2);
   queue.AddToken(Token(0, 5, "f"));  // the first delta is gone: a new one
-  EXPECT_EQ(queue.TakeFirst().token().text(), "bde");
+  EXPECT_EQ(queue.TakeFirst().token().text(), "be");
+  // What comes without a token is told by itself: who counts tokens can tell it apart.
+  const pb::GenerateResponse last = queue.TakeFirst();
+  EXPECT_EQ(last.token().output_index(), 1u);
+  EXPECT_EQ(last.token().text(), "d");
+  EXPECT_EQ(last.token().tokens_size(), 0);
   EXPECT_TRUE(queue.TakeFirst().has_finished());
   EXPECT_EQ(queue.TakeFirst().token().text(), "f");
   EXPECT_TRUE(queue.empty());
