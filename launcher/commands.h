@@ -19,5 +19,7 @@ absl::Status ClientCommand(const Arguments& arguments);
 absl::Status PlanCommand(const Arguments& arguments);
 absl::Status BenchCommand(const Arguments& arguments);
 absl::Status ConvertCommand(const Arguments& arguments);
+// cluster.yaml, then flags: the one command with an argument that is no flag.
+absl::Status LaunchCommand(const Arguments& arguments);
 
 }  // namespace polystrate

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "launcher/nearest_name.h"
 
 namespace polystrate {
 namespace {
@@ -35,22 +36,6 @@ auto Setter(std::optional<T>* value) {
     *value = std::move(parsed);
     return true;
   };
-}
-
-// Levenshtein's distance, for "did you mean".
-size_t Distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
 }
 
 }  // namespace
@@ -105,15 +90,17 @@ const FlagSet::Flag* FlagSet::Find(const std::string& name) const {
 }
 
 absl::Status FlagSet::UnknownFlag(const std::string& name) const {
-  std::string message = absl::StrCat("unknown flag --", name);
-  const auto nearest =
-      std::min_element(flags_.begin(), flags_.end(), [&name](const Flag& a, const Flag& b) {
-        return Distance(name, a.name) < Distance(name, b.name);
-      });
-  if (nearest != flags_.end() && Distance(name, nearest->name) <= 3) {
-    absl::StrAppend(&message, "; did you mean --", nearest->name, "?");
-  }
-  return absl::InvalidArgumentError(absl::StrCat(message, " (--help lists all flags)"));
+  const std::string nearest = NearestName(name, Names());
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown flag --", name,
+                   nearest.empty() ? "" : absl::StrCat("; did you mean --", nearest, "?"),
+                   " (--help lists all flags)"));
+}
+
+std::vector<std::string> FlagSet::Names() const {
+  std::vector<std::string> names;
+  for (const Flag& flag : flags_) names.push_back(flag.name);
+  return names;
 }
 
 absl::Status FlagSet::Parse(const std::vector<std::string>& arguments) {

@@ -36,6 +36,8 @@ class FlagSet {
   absl::Status Parse(const std::vector<std::string>& arguments);
   bool help_requested() const { return help_requested_; }
   std::string Help() const;
+  // Of all flags, in the order in which they were added.
+  std::vector<std::string> Names() const;
 
  private:
   struct Flag {

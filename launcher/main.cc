@@ -33,6 +33,7 @@ constexpr Command kCommands[] = {
     {"score", "log-probabilities of texts, offline", true, false, ScoreCommand},
     {"eval", "accuracy and perplexity on a task's questions, offline", true, false, EvalCommand},
     {"serve", "one rank of an engine behind gRPC", true, false, ServeCommand},
+    {"launch", "all engines of a cluster file and their coordinator", false, true, LaunchCommand},
     {"client", "a prompt to a running engine, the text as it streams", false, false, ClientCommand},
     {"plan", "how a model is cut and what fits, from config.json alone", false, false, PlanCommand},
     {"bench", "the papers' measurements, and a load on a running engine", true, true, BenchCommand},

@@ -16,23 +16,6 @@
 namespace polystrate {
 namespace {
 
-absl::StatusOr<ListenAddress> Split(const std::string& address) {
-  ListenAddress split;
-  const size_t colon = address.rfind(':');
-  bool ok = colon != std::string::npos && colon > 0 &&
-            absl::SimpleAtoi(address.substr(colon + 1), &split.port) && split.port >= 0 &&
-            split.port <= 65535;
-  if (ok) {
-    split.host = address.substr(0, colon);
-    const bool bracketed = split.host.front() == '[' && split.host.back() == ']';
-    if (bracketed) split.host = split.host.substr(1, split.host.size() - 2);
-    ok = !split.host.empty() && (bracketed || split.host.find(':') == std::string::npos);
-  }
-  if (ok) return split;
-  return absl::InvalidArgumentError(absl::StrCat(
-      "\"", address, "\" is no address to listen on; it takes HOST:PORT, as 127.0.0.1:50051"));
-}
-
 bool IsLoopback(const sockaddr* address) {
   if (address->sa_family == AF_INET) {
     const auto* v4 = reinterpret_cast<const sockaddr_in*>(address);
@@ -71,8 +54,25 @@ absl::Status BindError(const std::string& address, int error) {
 
 }  // namespace
 
+absl::StatusOr<ListenAddress> SplitListenAddress(const std::string& address) {
+  ListenAddress split;
+  const size_t colon = address.rfind(':');
+  bool ok = colon != std::string::npos && colon > 0 &&
+            absl::SimpleAtoi(address.substr(colon + 1), &split.port) && split.port >= 0 &&
+            split.port <= 65535;
+  if (ok) {
+    split.host = address.substr(0, colon);
+    const bool bracketed = split.host.front() == '[' && split.host.back() == ']';
+    if (bracketed) split.host = split.host.substr(1, split.host.size() - 2);
+    ok = !split.host.empty() && (bracketed || split.host.find(':') == std::string::npos);
+  }
+  if (ok) return split;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "\"", address, "\" is no address to listen on; it takes HOST:PORT, as 127.0.0.1:50051"));
+}
+
 absl::StatusOr<ListenAddress> CheckListenAddress(const std::string& address) {
-  ASSIGN_OR_RETURN(ListenAddress listen_address, Split(address));
+  ASSIGN_OR_RETURN(ListenAddress listen_address, SplitListenAddress(address));
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;

@@ -13,6 +13,9 @@ struct ListenAddress {
   bool loopback = false;  // only this machine can reach it
 };
 
+// HOST:PORT taken apart, nothing resolved: `loopback` is left false. INVALID_ARGUMENT.
+absl::StatusOr<ListenAddress> SplitListenAddress(const std::string& address);
+
 // Resolves the address and tries to bind it. INVALID_ARGUMENT for one that is malformed, unknown or
 // not this machine's; UNAVAILABLE when the port is in use; PERMISSION_DENIED.
 absl::StatusOr<ListenAddress> CheckListenAddress(const std::string& address);
