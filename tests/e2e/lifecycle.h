@@ -34,9 +34,9 @@ inline constexpr absl::Duration kAllGone = absl::Seconds(10);
 inline constexpr int kExitEngineLost = 75;
 
 // One stream, read by a thread of its own.
-class Stream {
+class LiveStream {
  public:
-  Stream(const std::shared_ptr<grpc::Channel>& channel, uint32_t max_tokens) {
+  LiveStream(const std::shared_ptr<grpc::Channel>& channel, uint32_t max_tokens) {
     pb::GenerateRequest request;
     for (uint32_t token : {5, 6, 7}) request.mutable_token_ids()->add_ids(token);
     request.mutable_sampling()->set_temperature(0.0);
@@ -44,9 +44,9 @@ class Stream {
     request.mutable_stopping()->set_ignore_eos(true);
     context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
     reader_ = pb::Inference::NewStub(channel)->Generate(&context_, request);
-    thread_ = std::thread(&Stream::Read, this);
+    thread_ = std::thread(&LiveStream::Read, this);
   }
-  ~Stream() {
+  ~LiveStream() {
     context_.TryCancel();
     if (thread_.joinable()) thread_.join();
   }
@@ -185,12 +185,12 @@ class Lifecycle : public ::testing::Test {
     EXPECT_GT(pid, 0) << "no rank " << rank;
     return pid;
   }
-  std::unique_ptr<Stream> Generate(uint32_t max_tokens) const {
-    return std::make_unique<Stream>(channel_, max_tokens);
+  std::unique_ptr<LiveStream> Generate(uint32_t max_tokens) const {
+    return std::make_unique<LiveStream>(channel_, max_tokens);
   }
   // `n` streams that would go on for minutes, each with a token already.
-  std::vector<std::unique_ptr<Stream>> LongStreams(int n) const {
-    std::vector<std::unique_ptr<Stream>> streams;
+  std::vector<std::unique_ptr<LiveStream>> LongStreams(int n) const {
+    std::vector<std::unique_ptr<LiveStream>> streams;
     for (int i = 0; i < n; ++i) streams.push_back(Generate(60000));
     for (const auto& stream : streams) EXPECT_TRUE(stream->WaitForToken());
     return streams;
@@ -230,7 +230,7 @@ class Lifecycle : public ::testing::Test {
     return v1::Admin::NewStub(channel_)->Drain(&context, request, &response);
   }
 
-  void ExpectUnavailable(std::vector<std::unique_ptr<Stream>>* streams, absl::Time since,
+  void ExpectUnavailable(std::vector<std::unique_ptr<LiveStream>>* streams, absl::Time since,
                          absl::Duration within) const {
     for (const auto& stream : *streams) {
       const grpc::Status status = stream->WaitForEnd();
