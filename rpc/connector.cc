@@ -57,6 +57,10 @@ absl::Status CheckTogether(const ConnectorOptions& options) {
   return absl::OkStatus();
 }
 
+int Milliseconds(absl::Duration duration) {
+  return static_cast<int>(absl::ToInt64Milliseconds(duration));
+}
+
 }  // namespace
 
 // gRPC would look for a name without a port for as long as it may.
@@ -97,7 +101,8 @@ absl::StatusOr<Connector> Connector::Create(const ConnectorOptions& options) {
   return connector;
 }
 
-std::shared_ptr<grpc::Channel> Connector::Connect(const std::string& target) const {
+std::shared_ptr<grpc::Channel> Connector::Connect(const std::string& target,
+                                                  std::optional<KeepAlive> keep_alive) const {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);  // no bound: the server says what it sends
   arguments.SetMaxSendMessageSize(-1);
@@ -105,6 +110,12 @@ std::shared_ptr<grpc::Channel> Connector::Connect(const std::string& target) con
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // Engines are near; a proxy that the environment names for the web does not lead to them.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  if (keep_alive.has_value()) {
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(keep_alive->interval));
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Milliseconds(keep_alive->timeout));
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  }
   if (!tls_server_name_.empty()) arguments.SetSslTargetNameOverride(tls_server_name_);
   if (api_key_.empty()) return grpc::CreateCustomChannel(target, credentials_, arguments);
   std::vector<std::unique_ptr<experimental::ClientInterceptorFactoryInterface>> interceptors;

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "grpcpp/grpcpp.h"
 
 namespace polystrate {
@@ -17,6 +19,13 @@ struct ConnectorOptions {
   std::string tls_key;          // mTLS: its private key
   std::string tls_server_name;  // what the server's certificate must say; else the target's host
   std::string api_key_file;     // its first key goes with every call
+};
+
+// Pings on a connection on which nothing comes, also when it has no calls. A server that takes them
+// less often ends the connection.
+struct KeepAlive {
+  absl::Duration interval;
+  absl::Duration timeout;  // without an answer the connection is broken
 };
 
 // INVALID_ARGUMENT unless `target` is HOST:PORT.
@@ -33,7 +42,8 @@ class Connector {
   // A channel to HOST:PORT that connects when the first call is made. It shares its connection with
   // no other channel, takes messages of any size and sends the key with each call, also where there
   // is no TLS to keep it secret.
-  std::shared_ptr<grpc::Channel> Connect(const std::string& target) const;
+  std::shared_ptr<grpc::Channel> Connect(const std::string& target,
+                                         std::optional<KeepAlive> keep_alive = std::nullopt) const;
 
   bool secure() const { return secure_; }  // by TLS
 

@@ -73,7 +73,8 @@ class ServedEngine {
  public:
   // Of `options` what the model does not say.
   explicit ServedEngine(const TinyModelSpec& spec = ServedModel(), int64_t num_blocks = 4096,
-                        const RpcServerOptions& rpc = {}, EngineOptions options = {}) {
+                        const RpcServerOptions& rpc = {}, EngineOptions options = {},
+                        const std::string& listen = "127.0.0.1:0") {
     WriteTinyModel(dir_.path(), spec);
     tokenizer_ = *Tokenizer::ReadFile(SourceFile("models/demo/tokenizer.json"));
     const ModelConfig config = *ReadModelConfig(dir_.path());
@@ -95,7 +96,7 @@ class ServedEngine {
                                     std::move(weights), stage);
     log_ = *RequestLog::Open(log_path());
     server_ = std::make_unique<RpcServer>(*engine_, log_.get());
-    EXPECT_TRUE(server_->Start("127.0.0.1:0", rpc).ok());
+    EXPECT_TRUE(server_->Start(listen, rpc).ok());
     channel_ = Connect();
     inference_ = pb::Inference::NewStub(channel_);
     control_ = pb::Control::NewStub(channel_);
