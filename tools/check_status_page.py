@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""Looks at the status page in a real, headless browser: what it shows is what /status says.
+
+    tools/check_status_page.py                                  # made-up coordinators: needs a browser alone
+    tools/check_status_page.py --program build/cpu/polystrate   # and a live one, two engines under load
+    tools/check_status_page.py --program ... --picture docs/status_page.png
+
+Ends with 77, "skipped", where no Chromium is installed (Debian: apt-get install chromium).
+"""
+import argparse
+import contextlib
+import pathlib
+import sys
+import time
+
+from browser import Browser, find_browser
+from status_page_fakes import FakeCoordinator, engine, status
+
+SKIPPED = 77
+WIDTHS = [1280, 700, 390, 320]
+
+# What came last of /status, at the moment at which the page shows it.
+KEEP_STATUS = """
+const fetched = window.fetch;
+window.fetch = async (...what) => {
+  const response = await fetched(...what);
+  const read = response.json.bind(response);
+  response.json = async () => (window.seen = await read());
+  return response;
+};
+"""
+
+SHOWN = """(() => {
+  const text = (root, name) => root.querySelector(`[data-is="${name}"]`).textContent;
+  const texts = (root, names) => Object.fromEntries(names.map((name) => [name, text(root, name)]));
+  return {
+    seen: window.seen,
+    total: texts(document.getElementById('total'), ['rate', 'streams', 'running', 'queued', 'blocks', 'carried', 'serving', 'failed']),
+    notice: document.getElementById('notice').hidden ? '' : document.getElementById('notice').textContent,
+    link: document.getElementById('link').textContent,
+    engines: [...document.querySelectorAll('article')].map((card) => ({
+      ...texts(card, ['target', 'what', 'state', 'rate', 'streams', 'running', 'queued', 'hits', 'blocks', 'summary']),
+      share: Number.parseFloat(card.querySelector('[data-is=bar] i').style.width),
+      curve: card.querySelector('.spark').lastElementChild.getAttribute('d'),
+      stages: [...card.querySelectorAll('.stage')].map((stage) => ({
+        ...texts(stage, ['name', 'facts']),
+        cells: [...stage.querySelectorAll('.cell')].map((cell) =>
+            [cell.firstChild.textContent, cell.querySelector('small').textContent, cell.style.getPropertyValue('--h')]),
+        ranks: [...stage.querySelectorAll('.ranks li')].map((rank) => texts(rank, ['place', 'busy', 'bubble', 'doing'])),
+      })),
+    })),
+  };
+})()"""
+
+# The least contrast (WCAG 2) of any text with what is behind it, and the text.
+CONTRAST = """(() => {
+  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+  const luminance = (color) => channels(color).slice(0, 3).map((c) => c / 255)
+      .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+      .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  let worst = [99, ''];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, element = node.parentElement;
+    if (!node.textContent.trim() || !element.checkVisibility()) continue;
+    let behind = element, dimmed = false;
+    for (let e = element; e; e = e.parentElement) dimmed ||= getComputedStyle(e).opacity !== '1';
+    while (behind && (channels(getComputedStyle(behind).backgroundColor)[3] ?? 1) === 0) behind = behind.parentElement;
+    if (dimmed) continue;
+    const [a, b] = [luminance(getComputedStyle(element).color), luminance(getComputedStyle(behind || document.body).backgroundColor)];
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < worst[0]) worst = [contrast, node.textContent];
+  }
+  return worst;
+})()"""
+
+
+def expect(condition, what) -> None:
+    if not condition:
+        raise AssertionError(what)
+
+
+def expect_equal(shown, said, what: str) -> None:
+    expect(shown == said, f"{what}: the page shows {shown!r}, /status says {said!r}")
+
+
+def check_engine(shown: dict, said: dict) -> None:
+    name = said["target"]
+    expect_equal(shown["target"], name, "engine")
+    expect(said["model"] in shown["what"], f"{name}: no model in {shown['what']!r}")
+    expect(shown["state"].startswith("serving" if said["serving"] else "not serving"), f"{name}: {shown['state']}")
+    expect(said["problem"] in shown["state"], f"{name}: no {said['problem']!r} in {shown['state']!r}")
+    for figure in ["streams", "running", "queued"]:
+        expect_equal(shown[figure], f"{said[figure]:,}", f"{name}: {figure}")
+    expect_equal(shown["blocks"], f"{said['used_blocks']:,} of {said['total_blocks']:,}", f"{name}: blocks")
+    share = 100 * said["used_blocks"] / max(1, said["total_blocks"])
+    expect(abs(shown["share"] - share) <= 0.1, f"{name}: a bar of {shown['share']} % for {share} %")
+    expect_equal(len(shown["stages"]), len(said["stages"]), f"{name}: stages")
+    for i, (stage, layout) in enumerate(zip(shown["stages"], said["stages"])):
+        check_stage(f"{name}, stage {i}", stage, layout)
+
+
+def check_stage(name: str, shown: dict, said: dict) -> None:
+    expect_equal(shown["name"], f"Stage {said['stage']} · layers {said['first_layer']}–{said['end_layer'] - 1}", name)
+    owner_of = {layer: group["owner"] for group in said["kv_groups"] for layer in [group["owner"], *group["readers"]]}
+    layers = range(said["first_layer"], said["end_layer"])
+    expect_equal([cell[:2] for cell in shown["cells"]],
+                 [[str(layer), "KV" if owner_of[layer] == layer else f"←{owner_of[layer]}"] for layer in layers], f"{name}: layers")
+    hue_of = {}
+    for layer, (_, _, hue) in zip(layers, shown["cells"]):
+        expect_equal(hue_of.setdefault(owner_of[layer], hue), hue, f"{name}: layer {layer} has another hue than its owner")
+        shared = list(owner_of.values()).count(owner_of[layer]) > 1
+        expect((hue != "") == shared, f"{name}: hue {hue!r} for layer {layer}")
+    expect_equal([rank["place"] for rank in shown["ranks"]],
+                 [f"rank {rank['rank']} · {rank['host']}:{rank['pid']}" for rank in said["ranks"]], f"{name}: ranks")
+    expect_equal([rank["doing"] for rank in shown["ranks"]], [rank["doing"] for rank in said["ranks"]], f"{name}: ranks")
+
+
+def check_shown(browser: Browser) -> dict:
+    """That the page shows the status it has read last; returns what it shows, with that as `seen`."""
+    shown = browser.evaluate(SHOWN)
+    said = shown["seen"]
+    serving = [e for e in said["engines"] if e["serving"]]
+    expect_equal(shown["total"]["serving"], f"{len(serving)} of {len(said['engines'])}", "engines serving")
+    for figure in ["streams", "carried"]:
+        expect_equal(shown["total"][figure], f"{said['coordinator'][figure]:,}", figure)
+    expect_equal(shown["total"]["running"], f"{sum(e['running'] for e in serving):,}", "running")
+    expect_equal(shown["total"]["queued"], f"{sum(e['queued'] for e in serving):,} queued", "queued")
+    expect_equal(shown["notice"] == "", len(serving) == len(said["engines"]) > 0, "no notice")
+    expect_equal(len(shown["engines"]), len(said["engines"]), "number of engines")
+    for card, told in zip(shown["engines"], said["engines"]):
+        check_engine(card, told)
+    return shown
+
+
+def check_looks(browser: Browser) -> None:
+    """Every width, both schemes: nothing sticks out, and every text can be read."""
+    for width in WIDTHS:
+        for dark in [False, True]:
+            browser.resize(width, 900, dark)
+            expect(browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"wider than {width} px")
+            contrast, text = browser.evaluate(CONTRAST)
+            expect(contrast >= 4.5, f"contrast {contrast:.2f} of {text!r}, {'dark' if dark else 'light'}, {width} px")
+    browser.resize(1280, 900)
+
+
+@contextlib.contextmanager
+def opened(url: str, allowed_faults: str = ""):
+    with Browser(find_browser()) as browser:
+        browser.before_load(KEEP_STATUS)
+        browser.open(url)
+        yield browser
+        faults = [fault for fault in browser.faults if not allowed_faults or allowed_faults not in fault]
+        expect(not faults, f"the browser complains: {faults}")
+
+
+LOADED = "!document.getElementById('main').hidden"
+
+
+def case_no_engine() -> None:
+    with FakeCoordinator() as fake, opened(fake.url) as browser:
+        browser.wait_for(LOADED)
+        expect(check_shown(browser)["notice"].startswith("No engine"), "no notice")
+        check_looks(browser)
+
+
+def case_many_engines_of_many_layers() -> None:
+    kv_source = [i - i % 4 for i in range(100)]
+
+    def make(seconds):
+        return status([engine(f"host-{i:02}:50051", kv_source, [0, 24, 48, 76, 100], seconds) for i in range(16)], seconds)
+    with FakeCoordinator(make) as fake, opened(fake.url) as browser:
+        browser.wait_for(LOADED)
+        check_shown(browser)
+        browser.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        check_looks(browser)
+        spent = browser.evaluate("(() => { const begin = performance.now(); show(window.seen); return performance.now() - begin; })()")
+        expect(spent < 100, f"{spent:.0f} ms to show 16 engines")
+        print(f"    {spent:.1f} ms to show them once more")
+
+
+def case_rates() -> None:
+    kv_source = list(range(20)) + [18 if i % 5 < 4 else 19 for i in range(15)]  # readers of two owners in turn
+    with FakeCoordinator(lambda s: status([engine("a:1", kv_source, [0, 35], s)], s)) as fake, opened(fake.url) as browser:
+        browser.wait_for(LOADED)
+        time.sleep(5)
+        shown = check_shown(browser)
+        expect_equal(shown["total"]["rate"], "200", "tokens per second")
+        expect_equal(shown["engines"][0]["rate"], "100", "tokens per second of the engine")
+        expect_equal(shown["engines"][0]["hits"], "25 %", "prefix hits")
+        for rank in shown["engines"][0]["stages"][0]["ranks"]:
+            expect_equal((rank["busy"], rank["bubble"]), ("75 % busy", "25 % bubble"), "rank")
+        # Another process at the same place counts from 0 again, and that is no negative rate.
+        fake.make = lambda s: status([engine("a:1", kv_source, [0, 35], s, tokens={"generation": int(100 * s - 300)})], s)
+        time.sleep(4)
+        expect_equal(check_shown(browser)["engines"][0]["rate"], "100", "tokens per second after a restart")
+
+
+def case_hostile_engine() -> None:
+    evil = "</script><img src=x onerror=\"document.title='taken'\"><b>\u202e" + "x" * 300
+
+    def make(seconds):
+        bad = engine(evil, [0, 0], [0, 2], seconds, model=evil, problem=evil, serving=False)
+        bad["stages"][0]["ranks"][0] |= {"doing": evil, "host": evil}
+        silent = engine("silent:1", [], [], seconds, stages=[], tokens=None, time=None, serving=False, problem="never answered")
+        return status([bad, silent], seconds)
+    with FakeCoordinator(make) as fake, opened(fake.url) as browser:
+        browser.wait_for(LOADED)
+        check_shown(browser)
+        expect_equal(browser.evaluate("document.querySelectorAll('img, b').length"), 0, "elements of an engine's making")
+        expect("taken" not in browser.evaluate("document.title"), "an engine's script ran")
+        check_looks(browser)
+
+
+def case_api_key() -> None:
+    fake = FakeCoordinator(lambda s: status([engine("a:1", [0, 0], [0, 2], s)], s), key="right")
+    with fake, opened(fake.url, allowed_faults="401") as browser:
+        asked = "!document.getElementById('key_form').hidden"
+        enter = "document.getElementById('key').value = '%s'; document.querySelector('form button').click()"
+        browser.wait_for(asked)
+        check_looks(browser)
+        browser.evaluate(enter % "wrong")
+        browser.wait_for(f"{asked} && document.getElementById('key_note').textContent.includes('not accepted')")
+        browser.evaluate(enter % "right")
+        browser.wait_for(f"{LOADED} && document.getElementById('key_form').hidden")
+        check_shown(browser)
+        browser.open(fake.url)
+        browser.wait_for(LOADED)  # the tab remembers it
+
+
+def case_lost_connection() -> None:
+    fake = FakeCoordinator(lambda s: status([engine("a:1", [0, 0], [0, 2], s)], s))
+    link = "document.getElementById('link').textContent"
+    with fake, opened(fake.url, allowed_faults="503") as browser:
+        browser.wait_for(f"{link} === 'live'")
+        fake.broken = True
+        browser.wait_for(f"{link}.startsWith('connection lost')", 5)
+        expect(browser.evaluate("getComputedStyle(document.querySelector('.live')).opacity < 1"), "stale figures are not dimmed")
+        time.sleep(3)
+        fake.broken = False
+        browser.wait_for(f"{link} === 'live'", 10)
+        check_shown(browser)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", type=pathlib.Path, help="polystrate, to look at a live coordinator too")
+    parser.add_argument("--picture", type=pathlib.Path, help="a PNG of that one")
+    flags = parser.parse_args()
+    if find_browser() is None:
+        print("skipped: status_page (no chromium or chrome is installed)")
+        return SKIPPED
+    cases = [case_no_engine, case_many_engines_of_many_layers, case_rates, case_hostile_engine, case_api_key,
+             case_lost_connection]
+    for case in cases:
+        begin = time.monotonic()
+        case()
+        print(f"ok  {case.__name__[5:].replace('_', ' ')} ({time.monotonic() - begin:.1f} s)", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
