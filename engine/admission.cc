@@ -139,6 +139,33 @@ absl::Status CheckOutputs(const GenerationRequest& request, const EngineOptions&
   return CheckCandidates("output_candidates", request.output_candidates);
 }
 
+absl::Status CheckResumed(const GenerationRequest& request, const EngineOptions& options) {
+  if (request.resumed.empty()) return absl::OkStatus();
+  if (request.resumed.size() != static_cast<size_t>(request.num_sequences)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "polystrate.resume has ", request.resumed.size(),
+        " outputs; it must have one for each of num_sequences, ", request.num_sequences));
+  }
+  for (const ResumedOutput& output : request.resumed) {
+    for (const int32_t token : output.tokens) {
+      RETURN_IF_ERROR(CheckToken("polystrate.resume: token id", token, options.vocab_size));
+    }
+  }
+  const SamplingParams& sampling = request.sampling;
+  const SampleRow row{.temperature = static_cast<float>(sampling.temperature)};
+  if (sampling.seed.has_value() || row.IsGreedy()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "polystrate.resume needs the seed of what it resumes, as temperature is ",
+      sampling.temperature, "; without it the tokens to come would be another output's"));
+}
+
+// Of the output that has had most.
+int64_t MostResumed(const GenerationRequest& request) {
+  size_t most = 0;
+  for (const ResumedOutput& output : request.resumed) most = std::max(most, output.tokens.size());
+  return static_cast<int64_t>(most);
+}
+
 }  // namespace
 
 int64_t MaxNumSequences(const EngineOptions& options) {
@@ -154,6 +181,7 @@ absl::StatusOr<int64_t> Admit(const GenerationRequest& request, const EngineOpti
   RETURN_IF_ERROR(CheckTokenCounts(request));
   RETURN_IF_ERROR(CheckOutputs(request, options));
   RETURN_IF_ERROR(CheckStops(request, options, has_tokenizer));
+  RETURN_IF_ERROR(CheckResumed(request, options));
   if (request.cache_salt.size() > kMaxCacheSaltBytes) {
     return absl::InvalidArgumentError(absl::StrCat("cache_salt has ", request.cache_salt.size(),
                                                    " bytes; it may have ", kMaxCacheSaltBytes));
@@ -173,10 +201,17 @@ absl::StatusOr<int64_t> Admit(const GenerationRequest& request, const EngineOpti
         "min_tokens is ", request.min_tokens, "; after the prompt's ", prompt,
         " tokens the context, ", options.max_model_len, ", has room for ", context_left));
   }
+  const int64_t resumed = MostResumed(request);
+  const int64_t most_resumed = std::min(request.max_tokens.value_or(context_left), context_left);
+  if (resumed > most_resumed) {
+    return absl::InvalidArgumentError(absl::StrCat("polystrate.resume has an output of ", resumed,
+                                                   " tokens; max_tokens and the context allow ",
+                                                   most_resumed));
+  }
   // The last token of a sequence is never computed, so it needs no place in the cache.
   const int64_t cache = options.num_blocks * options.block_size;
   const int64_t cache_left = cache - prompt + 1;
-  const int64_t least = std::max<int64_t>(request.min_tokens, 1);
+  const int64_t least = std::max<int64_t>({request.min_tokens, resumed, 1});
   const int64_t wanted = std::min(request.max_tokens.value_or(least), context_left);
   if (wanted > cache_left) {
     return absl::ResourceExhaustedError(absl::StrCat(

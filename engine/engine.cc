@@ -47,6 +47,7 @@ absl::Status Engine::Submit(GenerationRequest request, TokenSink* sink) {
   request.bypass_prefix_cache |= !options_.prefix_cache;
   auto live = std::make_unique<LiveRequest>(id, std::move(request), max_tokens, sink, tokenizer_,
                                             options_.eos_token_ids);
+  RETURN_IF_ERROR(live->Resume());
 
   const absl::Time now = absl::Now();
   const Identity identity{id, sink, live->request().deadline};
@@ -232,11 +233,11 @@ std::optional<StepPlan> Engine::MakePlan() {
 void Engine::Start(std::unique_ptr<LiveRequest> started) {
   LiveRequest& live = *started;
   live.TellKnownScores();
-  scheduler_->Add(live.MakeSequence(0));
+  if (live.first() >= 0) scheduler_->Add(live.MakeSequence(live.first()));
   const absl::Time deadline = live.request().deadline;
   if (deadline != absl::InfiniteFuture()) deadlines_.emplace(deadline, live.id());
   live_.emplace(live.id(), std::move(started));
-  if (live.nothing_to_do()) EndOutput(live, 0, {.reason = FinishReason::kLength});
+  for (Finished& end : live.TakeKnownEnds()) EndOutput(live, end.output_index, std::move(end));
 }
 
 void Engine::ExpireDeadlines() {
@@ -244,8 +245,8 @@ void Engine::ExpireDeadlines() {
   const absl::Time now = absl::Now();
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     const uint64_t id = deadlines_.begin()->second;
-    const LiveRequest& live = *Find(id);
-    const bool queued = live.queued().requests == live.request().num_sequences;
+    LiveRequest& live = *Find(id);
+    const bool queued = live.times().first_scheduled == 0;
     Fail(id, absl::DeadlineExceededError(queued ? "the deadline passed while the request was queued"
                                                 : absl::StrCat("the deadline passed after ",
                                                                live.usage().completion_tokens,
@@ -291,7 +292,7 @@ void Engine::CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb
   if (live == nullptr) return;
   const absl::Status status = live->AddScore(score, candidates);
   if (!status.ok()) return Fail(live->id(), status);
-  if (live->nothing_to_do()) EndOutput(*live, 0, {.reason = FinishReason::kLength});
+  if (live->nothing_to_do()) EndOutput(*live, live->first(), {.reason = FinishReason::kLength});
 }
 
 void Engine::CommitSample(const SampledToken& sample, absl::Span<const TokenLogProb> candidates) {
@@ -306,11 +307,7 @@ void Engine::CommitSample(const SampledToken& sample, absl::Span<const TokenLogP
   }
   if (!scheduler_->Append(sample.sequence_id, sample.position, sample.token_id)) return;
   const int32_t output = OutputOf(sample.sequence_id);
-  if (output == 0 && live->num_tokens(0) == 0) {
-    for (int32_t other = 1; other < live->request().num_sequences; ++other) {
-      scheduler_->Add(live->MakeSequence(other));
-    }
-  }
+  for (const int32_t due : live->TakeDue(output)) scheduler_->Add(live->MakeSequence(due));
   auto end = live->AddToken(output, sample, candidates);
   stats_.CountToken(commit_ns_, output, live->num_prompt_tokens(), &live->times());
   if (end.has_value()) EndOutput(*live, output, *std::move(end));
@@ -318,8 +315,8 @@ void Engine::CommitSample(const SampledToken& sample, absl::Span<const TokenLogP
 
 // `live` is gone afterwards if this was its last output.
 void Engine::EndOutput(LiveRequest& live, int32_t output, Finished end) {
-  if (output == 0) {
-    live.set_num_cached_tokens(scheduler_->Find(SequenceId(live.id(), 0))->num_cached_tokens);
+  if (output == live.first()) {
+    live.set_num_cached_tokens(scheduler_->Find(SequenceId(live.id(), output))->num_cached_tokens);
   }
   end = live.End(output, std::move(end));
   if (!live.done()) {

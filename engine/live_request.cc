@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
 #include "engine/timeline.h"
 #include "kernels/core/check.h"
+#include "kernels/core/status.h"
 
 namespace polystrate {
 namespace {
@@ -48,6 +51,59 @@ LiveRequest::LiveRequest(uint64_t id, GenerationRequest request, int64_t max_tok
   }
 }
 
+absl::Status LiveRequest::Resume() {
+  if (request_.resumed.empty()) return absl::OkStatus();
+  first_ = -1;
+  queued_ = {};
+  std::optional<Finished> end;
+  for (int32_t i = 0; i < request_.num_sequences; ++i) {
+    ASSIGN_OR_RETURN(end, TakeIn(i, request_.resumed[i].tokens));
+    if (request_.resumed[i].ended) {
+      outputs_[i].ended = true;
+      ++num_ended_;
+    } else if (end.has_value()) {
+      known_ends_.push_back(*end);
+    } else {
+      if (first_ < 0) first_ = i;
+      ++queued_.requests;
+      queued_.tokens += outputs_[i].num_tokens;
+    }
+  }
+  if (first_ >= 0) queued_.tokens += num_prompt_tokens();
+  if (done()) EndLastAgain(std::move(end));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<Finished>> LiveRequest::TakeIn(int32_t index,
+                                                            absl::Span<const int32_t> tokens) {
+  Output& output = outputs_[index];
+  std::optional<Finished> end;
+  for (const int32_t token_id : tokens) {
+    if (end.has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "polystrate.resume: output ", index, " has ", tokens.size(),
+          " tokens and ends with number ", output.num_tokens, "; nothing can come after its end"));
+    }
+    std::string told;
+    end = Advance(output, token_id, &told);
+  }
+  if (end.has_value()) end->output_index = index;
+  return end;
+}
+
+void LiveRequest::EndLastAgain(std::optional<Finished> end) {
+  Output& last = outputs_.back();
+  last.ended = false;
+  last.detokenizer = nullptr;  // the text at its end has been told
+  --num_ended_;
+  if (!end.has_value()) {
+    const bool full = last.num_tokens >= max_tokens_;
+    end = Finished{.output_index = request_.num_sequences - 1,
+                   .reason = full ? FinishReason::kLength : FinishReason::kCancelled};
+  }
+  known_ends_ = {*std::move(end)};
+}
+
 RequestUsage LiveRequest::usage() const {
   RequestUsage usage;
   usage.prompt_tokens = num_prompt_tokens();
@@ -57,8 +113,9 @@ RequestUsage LiveRequest::usage() const {
 }
 
 QueueLoad LiveRequest::LeaveQueue(int32_t output) {
-  // The first output computes the prompt; the others find it in the cache.
-  const QueueLoad left{1, output == 0 ? queued_.tokens : 0};
+  // The others find the prompt in the cache. All that an output has had it computes itself.
+  const int64_t prompt = output == first_ ? num_prompt_tokens() : 0;
+  const QueueLoad left{1, prompt + outputs_[output].num_tokens};
   queued_.requests -= left.requests;
   queued_.tokens -= left.tokens;
   return left;
@@ -87,6 +144,9 @@ std::unique_ptr<Sequence> LiveRequest::MakeSequence(int32_t output) const {
   auto sequence = std::make_unique<Sequence>();
   sequence->id = SequenceId(id_, output);
   sequence->tokens = request_.prompt;
+  if (!request_.resumed.empty()) {
+    absl::c_copy(request_.resumed[output].tokens, std::back_inserter(sequence->tokens));
+  }
   sequence->prompt_len = num_prompt_tokens();
   if (request_.bypass_prefix_cache) {
     sequence->cache_root.private_id = id_;
@@ -104,11 +164,25 @@ std::unique_ptr<Sequence> LiveRequest::MakeSequence(int32_t output) const {
   }
   sequence->sample = max_tokens_ > 0;
   sequence->priority = request_.priority;
-  if (output == 0) {
+  if (output == first_) {
     sequence->score_begin = num_prompt_tokens() - num_unscored_;
     sequence->num_candidates = static_cast<int32_t>(request_.prompt_candidates);
   }
   return sequence;
+}
+
+std::vector<int32_t> LiveRequest::TakeDue(int32_t output) {
+  std::vector<int32_t> due;
+  if (output != first_ || !std::exchange(others_wait_, false)) return due;
+  for (int32_t other = 0; other < request_.num_sequences; ++other) {
+    if (other != first_ && !has_ended(other)) due.push_back(other);
+  }
+  return due;
+}
+
+std::vector<Finished> LiveRequest::TakeKnownEnds() {
+  if (nothing_to_do() && known_ends_.empty()) return {{.reason = FinishReason::kLength}};
+  return std::exchange(known_ends_, {});
 }
 
 absl::Status LiveRequest::AddScore(const ScoredToken& score,
@@ -129,23 +203,26 @@ void LiveRequest::TellKnownScores() {
 
 std::optional<Finished> LiveRequest::AddToken(int32_t index, const SampledToken& sample,
                                               absl::Span<const TokenLogProb> candidates) {
-  Output& output = outputs_[index];
-  ++output.num_tokens;
-  const int32_t id = sample.token_id;
-  const bool eos = !request_.ignore_eos && absl::c_linear_search(eos_token_ids_, id);
-  const bool stop = output.num_tokens > request_.min_tokens &&
-                    (eos || absl::c_linear_search(request_.stop_token_ids, id));
   TokenInfo token{.output_index = index,
-                  .token_id = id,
+                  .token_id = sample.token_id,
                   .logprob = sample.logprob,
                   .rank = sample.rank,
                   .candidates = candidates};
+  std::optional<Finished> end = Advance(outputs_[index], sample.token_id, &token.text);
+  sink_->OnToken(token);
+  return end;
+}
+
+std::optional<Finished> LiveRequest::Advance(Output& output, int32_t id, std::string* text) const {
+  ++output.num_tokens;
+  const bool eos = !request_.ignore_eos && absl::c_linear_search(eos_token_ids_, id);
+  const bool stop = output.num_tokens > request_.min_tokens &&
+                    (eos || absl::c_linear_search(request_.stop_token_ids, id));
   std::optional<std::string> stop_text;
   if (output.detokenizer != nullptr && (!stop || request_.include_stop_in_output)) {
-    token.text = output.detokenizer->Append(id);
-    if (output.num_tokens >= request_.min_tokens) stop_text = output.stop_texts.Filter(token.text);
+    *text = output.detokenizer->Append(id);
+    if (output.num_tokens >= request_.min_tokens) stop_text = output.stop_texts.Filter(*text);
   }
-  sink_->OnToken(token);
   if (stop) return Finished{.stop_token_id = id, .stopped_by_eos = eos};
   if (stop_text.has_value()) return Finished{.stop_text = std::move(stop_text)};
   if (output.num_tokens >= max_tokens_) return Finished{.reason = FinishReason::kLength};

@@ -8,6 +8,8 @@
 #include <optional>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "engine/detokenizer.h"
 #include "engine/queue_bound.h"
@@ -36,6 +38,10 @@ class LiveRequest {
   LiveRequest(uint64_t id, GenerationRequest request, int64_t max_tokens, TokenSink* sink,
               const Tokenizer* tokenizer, absl::Span<const int32_t> eos_token_ids);
 
+  // To be called before anything else: takes in what the outputs of a resumed request have had.
+  // INVALID_ARGUMENT when that goes on after an output's end.
+  absl::Status Resume();
+
   uint64_t id() const { return id_; }
   const GenerationRequest& request() const { return request_; }
   TokenSink& sink() const { return *sink_; }
@@ -50,15 +56,22 @@ class LiveRequest {
   // Every output has ended, and so has the request.
   bool done() const { return num_ended_ == request_.num_sequences; }
   bool has_ended(int32_t output) const { return outputs_[output].ended; }
-  int64_t num_tokens(int32_t output) const { return outputs_[output].num_tokens; }
-  // Of the prompt, found for the first output; the others find the first's.
+  // The output that computes the prompt, and scores it: the first that has not come to its end
+  // before; -1 when all have.
+  int32_t first() const { return first_; }
+  // Of the prompt, found for first(); the others find what that has computed.
   void set_num_cached_tokens(int64_t n) { num_cached_tokens_ = n; }
   // Only scores are wanted, and all are known.
   bool nothing_to_do() const { return max_tokens_ == 0 && num_unscored_ == 0; }
 
-  // For the scheduler. The first output scores the prompt, if it is to be scored. The others are
-  // due when the first has its first token: the prompt is in the cache then, where they find it.
+  // What ends before any step, for the caller to End().
+  std::vector<Finished> TakeKnownEnds();
+
+  // For the scheduler: as if the output had been preempted after what it has had.
   std::unique_ptr<Sequence> MakeSequence(int32_t output) const;
+  // The other outputs are due when first() has a token, which is `output`'s next: the prompt is in
+  // the cache then, where they find it. Told once.
+  std::vector<int32_t> TakeDue(int32_t output);
 
   // What the model says about the prompt; told to the sink when it is complete. INTERNAL when the
   // logits were not finite.
@@ -82,6 +95,12 @@ class LiveRequest {
   };
 
   SampleRow MakeSampleRow(int32_t output) const;
+  // Takes in an output's next token. What became certain with it goes to `text`.
+  std::optional<Finished> Advance(Output& output, int32_t token_id, std::string* text) const;
+  // What an output has had, and its end if it comes with the last of that.
+  absl::StatusOr<std::optional<Finished>> TakeIn(int32_t output, absl::Span<const int32_t> tokens);
+  // All outputs have ended, and nobody is left to tell the usage: the last one does.
+  void EndLastAgain(std::optional<Finished> end);
 
   const uint64_t id_;
   const GenerationRequest request_;
@@ -93,6 +112,9 @@ class LiveRequest {
   RequestTimes times_;
   std::vector<Output> outputs_;
   int32_t num_ended_ = 0;
+  int32_t first_ = 0;
+  bool others_wait_ = true;
+  std::vector<Finished> known_ends_;
   QueueLoad queued_;
   int64_t num_cached_tokens_ = 0;
   std::vector<PromptScore> prompt_scores_;  // logprob is NaN until scored

@@ -13,7 +13,8 @@ namespace polystrate {
 
 struct QueueLoad {
   int64_t requests = 0;  // outputs, rather: each takes a place of its own
-  int64_t tokens = 0;    // of prompts, which a request's outputs share
+  // Of prompts, which a request's outputs share, and what resumed outputs have had.
+  int64_t tokens = 0;
 };
 
 class QueueBound {

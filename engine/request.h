@@ -79,7 +79,7 @@ struct GenerationRequest {
   // max_tokens, min_tokens, penalties, stops, positions of the random draws and the usage, and none
   // of them, nor text that came with them, is told again. An output whose tokens reach its end is
   // ended at once: the end was lost, not the tokens. Needs a seed unless greedy. Where
-  // prompt_logprobs was asked for, scores are told once more.
+  // prompt_logprobs was asked for, scores are told once more if anything is left to do.
   std::vector<ResumedOutput> resumed;
   int32_t priority = 0;  // higher is more urgent
   absl::Time deadline = absl::InfiniteFuture();
@@ -127,8 +127,9 @@ struct Finished {
 
 // Where a request's output goes. The engine's thread calls it and must not be blocked. Every
 // accepted request gets either one OnFinished for each of its outputs, the last with usage, or one
-// OnError. After that the engine never touches the sink again, so that its owner may delete it.
-// (Abstract seam 2 of 2; the other is Communicator.)
+// OnError; a resumed one, for each output that had not ended, or for its last when all had. After
+// that the engine never touches the sink again, so that its owner may delete it. (Abstract seam 2
+// of 2; the other is Communicator.)
 class TokenSink {
  public:
   virtual ~TokenSink() = default;

@@ -15,9 +15,11 @@ std::unique_ptr<TokenHistory> MakeHistory(const Sequence& sequence) {
   const bool of_prompt = row.repetition_penalty != 1.0f;  // the others count what was generated
   if (!of_prompt && row.frequency_penalty == 0.0f && row.presence_penalty == 0.0f) return nullptr;
   auto history = std::make_unique<TokenHistory>();
-  for (int64_t i = 0; of_prompt && i < sequence.prompt_len; ++i) {
-    history->AddPrompt(sequence.tokens[i]);
+  const absl::Span<const int32_t> tokens = sequence.tokens;
+  if (of_prompt) {
+    for (const int32_t id : tokens.first(sequence.prompt_len)) history->AddPrompt(id);
   }
+  for (const int32_t id : tokens.subspan(sequence.prompt_len)) history->Add(id);
   return history;
 }
 
@@ -41,7 +43,7 @@ bool Scheduler::Fits(int64_t num_tokens) const {
 
 void Scheduler::Add(std::unique_ptr<Sequence> sequence) {
   CHECK(!sequence->tokens.empty());
-  CHECK_EQ(static_cast<int64_t>(sequence->tokens.size()), sequence->prompt_len);
+  CHECK_GE(static_cast<int64_t>(sequence->tokens.size()), sequence->prompt_len);
   sequence->history = MakeHistory(*sequence);
   sequence->arrival = next_arrival_++;
   waiting_.insert(sequence.get());
@@ -269,10 +271,10 @@ bool Scheduler::TakeBlocks(Sequence* sequence) {
   } else {
     sequence->admitted = true;
     admitted_.push_back(sequence->id);
-    sequence->num_cached_tokens = sequence->num_scheduled;
+    sequence->num_cached_tokens = std::min(sequence->num_scheduled, sequence->prompt_len);
     if (!sequence->cache_root.is_private()) {
       num_prefix_queries_ += sequence->prompt_len;
-      num_prefix_hits_ += sequence->num_scheduled;
+      num_prefix_hits_ += sequence->num_cached_tokens;
     }
   }
   return true;

@@ -41,7 +41,7 @@ struct SchedulerOptions {
 // flight; [num_scheduled, num_needed()) is still to be computed.
 struct Sequence {
   uint64_t id = 0;
-  std::vector<int32_t> tokens;  // prompt, then what was sampled
+  std::vector<int32_t> tokens;  // prompt, then what was sampled, here or before it came here
   int64_t prompt_len = 0;
   SampleRow sampling;             // position and lists are filled in for each draw
   bool sample = true;             // false: only scores are wanted

@@ -41,6 +41,9 @@ void GenerateReactor::Submit(absl::StatusOr<GenerationRequest> request) {
     prompt_.assign(prompt.begin() + std::min(request->prompt_logprob_start, size), prompt.end());
   }
   usage_.prompt_tokens = static_cast<int64_t>(request->prompt.size());
+  for (const ResumedOutput& output : request->resumed) {
+    usage_.completion_tokens += static_cast<int64_t>(output.tokens.size());
+  }
   record_.SetRequest(*request);
   {
     absl::MutexLock lock(&context_mutex_);

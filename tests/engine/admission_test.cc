@@ -166,6 +166,78 @@ TEST(AdmissionTest, AnOutputThatCannotFitTheCacheIsRefused) {
   EXPECT_EQ(Admit(request, options, true).status().code(), absl::StatusCode::kResourceExhausted);
 }
 
+TEST(AdmissionTest, WhatIsResumedFitsTheRequest) {
+  const FieldCase cases[] = {
+      {"",
+       [](auto* r) {
+         r->resumed = {{{0, 99, 5}, false}};
+       }},
+      {"",
+       [](auto* r) {
+         r->resumed = {{{0, 99, 5, 7, 7}, true}};
+       }},
+      {"polystrate.resume: token id 100 is not in the vocabulary, [0, 100)",
+       [](auto* r) {
+         r->resumed = {{{5, 100}, false}};
+       }},
+      {"polystrate.resume: token id -1 is not",
+       [](auto* r) {
+         r->resumed = {{{-1}, true}};
+       }},
+      {"polystrate.resume has 2 outputs; it must have one for each of num_sequences, 1",
+       [](auto* r) { r->resumed.resize(2); }},
+      {"polystrate.resume has 1 outputs; it must have one for each of num_sequences, 2",
+       [](auto* r) {
+         r->resumed.resize(1);
+         r->num_sequences = 2;
+       }},
+      {"polystrate.resume has an output of 6 tokens; max_tokens and the context allow 5",
+       [](auto* r) {
+         r->resumed = {{std::vector<int32_t>(6, 7), true}};
+       }},
+      {"polystrate.resume has an output of 62 tokens; max_tokens and the context allow 61",
+       [](auto* r) {
+         r->max_tokens.reset();
+         r->resumed = {{std::vector<int32_t>(62, 7), false}};
+       }},
+      {"polystrate.resume needs the seed of what it resumes, as temperature is 0.5",
+       [](auto* r) {
+         r->resumed.resize(1);
+         r->sampling.seed.reset();
+       }},
+      {"",
+       [](auto* r) {
+         r->resumed.resize(1);
+         r->sampling.seed.reset();
+         r->sampling.temperature = 1e-6;  // greedy
+       }},
+  };
+  for (const FieldCase& test : cases) {
+    GenerationRequest request = Minimal();
+    request.sampling.temperature = 0.5;
+    request.sampling.seed = 1;
+    request.max_tokens = 5;
+    test.set(&request);
+    const absl::Status status = StatusOf(request);
+    EXPECT_EQ(status.ok(), test.message.empty()) << status;
+    if (status.ok()) continue;
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_EQ(status.message().find(test.message), 0u) << status << "\nexpected " << test.message;
+  }
+}
+
+// On an engine of less memory than the one before.
+TEST(AdmissionTest, WhatIsResumedHasToFitTheCache) {
+  EngineOptions options = Options();
+  options.num_blocks = 1;
+  GenerationRequest request = Minimal();
+  request.sampling.seed = 1;
+  request.resumed = {{std::vector<int32_t>(14, 7), false}};
+  EXPECT_EQ(Admit(request, options, true).value(), 14);
+  request.resumed[0].tokens.push_back(7);
+  EXPECT_EQ(Admit(request, options, true).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
 TEST(AdmissionTest, TheNumberOfOutputsIsBoundedWhateverTheEngineRuns) {
   EngineOptions options = Options();
   options.max_num_seqs = 1 << 20;

@@ -4,6 +4,7 @@
 
 #include <google/protobuf/stubs/logging.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <random>
@@ -89,11 +90,19 @@ void CheckAdmitted(const GenerationRequest& request, const EngineOptions& option
 void Live(GenerationRequest request, int64_t max_tokens, const Tokenizer& tokenizer) {
   const std::vector<int32_t> eos = {2};
   const int32_t num_sequences = request.num_sequences;
+  const auto num_told = std::count_if(request.resumed.begin(), request.resumed.end(),
+                                      [](const ResumedOutput& output) { return output.ended; });
+  const auto num_to_tell = std::max<int64_t>(num_sequences - num_told, 1);  // one tells the usage
   std::minstd_rand random(static_cast<unsigned>(request.prompt.size() + max_tokens));
   CheckingSink sink;
   LiveRequest live(1, std::move(request), max_tokens, &sink, &tokenizer, eos);
+  if (const absl::Status status = live.Resume(); !status.ok()) return CheckRefusal(status);
   live.TellKnownScores();
+  for (Finished& end : live.TakeKnownEnds()) {
+    sink.OnFinished(live.End(end.output_index, std::move(end)));
+  }
   for (int32_t output = 0; output < num_sequences; ++output) {
+    if (live.has_ended(output)) continue;
     const std::unique_ptr<Sequence> sequence = live.MakeSequence(output);
     CHECK_GE(sequence->num_needed(), 0);
     const float repetition = sequence->sampling.repetition_penalty;
@@ -108,7 +117,7 @@ void Live(GenerationRequest request, int64_t max_tokens, const Tokenizer& tokeni
     sink.OnFinished(live.End(output, *std::move(end)));
   }
   CHECK(live.done());
-  CHECK_EQ(sink.num_ended(), static_cast<size_t>(num_sequences));
+  CHECK_EQ(sink.num_ended(), static_cast<size_t>(num_to_tell));
 }
 
 EngineOptions SmallEngine(const Tokenizer& tokenizer) {
