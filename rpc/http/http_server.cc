@@ -13,6 +13,7 @@
 #include "rpc/http/http_listener.h"
 #include "rpc/http/openai_handlers.h"
 #include "rpc/http/request_gate.h"
+#include "rpc/http/status_page.h"
 #include "rpc/listen_address.h"
 
 namespace polystrate {
@@ -29,7 +30,10 @@ std::vector<HttpRoute> Routes(const HttpExtras& extras) {
       {.method = "GET", .path = "/version"},
   };
   if (extras.metrics) routes.push_back({.method = "GET", .path = "/metrics"});
-  if (extras.status_json) routes.push_back({.method = "GET", .path = "/status", .keyed = true});
+  if (extras.status_json) {
+    routes.push_back({.method = "GET", .path = "/status", .keyed = true});
+    routes.push_back({.method = "GET", .path = "/"});
+  }
   return routes;
 }
 
@@ -135,6 +139,12 @@ void HttpServer::Impl::Route() {
   listener_.Get("/status", [this](const Request&, Response& response) {
     response.set_header("Cache-Control", "no-store");
     response.set_content(extras_.status_json(), "application/json");
+  });
+  listener_.Get("/", [policy = StatusPagePolicy()](const Request&, Response& response) {
+    response.set_header("Content-Security-Policy", policy);
+    response.set_header("X-Content-Type-Options", "nosniff");
+    response.set_header("Cache-Control", "no-cache");
+    response.set_content(StatusPage().data(), StatusPage().size(), "text/html; charset=utf-8");
   });
 }
 

@@ -31,9 +31,10 @@ struct HttpOptions {
 
 // Called on connections' threads, any number at a time.
 struct HttpExtras {
-  std::function<std::string()> metrics;      // Prometheus' text; none: /metrics is not found
-  std::function<std::string()> status_json;  // what the status page shows; none: nor is /status
-  std::function<bool()> serving;             // what /health says; none: always
+  std::function<std::string()> metrics;  // Prometheus' text; none: /metrics is not found
+  std::function<std::string()>
+      status_json;                // what the status page shows; none: no / and no /status
+  std::function<bool()> serving;  // what /health says; none: always
 };
 
 class HttpServer {

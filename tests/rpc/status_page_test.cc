@@ -4,6 +4,9 @@
 
 #include <regex>
 
+#include "rpc/http/http_server.h"
+#include "tests/rpc/answer.h"
+#include "tests/rpc/http_client.h"
 #include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
 
@@ -37,6 +40,38 @@ TEST(StatusPageTest, PolicyNamesItsStyleAndItsScript) {
                          "style-src 'sha256-[A-Za-z0-9+/]{43}='; connect-src 'self'; .*")))
       << policy;
   EXPECT_EQ(policy.find("unsafe"), std::string::npos);
+}
+
+TEST(StatusPageTest, IsServedToAllAndWhatItShowsToThoseWithAKey) {
+  TempDir dir;
+  WriteFile(dir.File("keys"), "key-of-an-operator\n");
+  HttpOptions options;
+  options.api_key_file = dir.File("keys");
+  const auto nobody = ConnectTo("127.0.0.1:1");
+  const auto server =
+      HttpServer::Start("127.0.0.1:0", options, nobody, {.status_json = [] { return "{}"; }});
+  ASSERT_TRUE(server.ok()) << server.status();
+  HttpClient client((*server)->port());
+
+  const HttpAnswer page = client.Get("/");
+  EXPECT_EQ(page.status, 200);
+  EXPECT_EQ(page.body, StatusPage());
+  EXPECT_EQ(page.headers.at("content-type"), "text/html; charset=utf-8");
+  EXPECT_EQ(page.headers.at("content-security-policy"), StatusPagePolicy());
+  EXPECT_EQ(client.Get("/status").status, 401);
+  const HttpAnswer status = client.Get("/status", "Authorization: Bearer key-of-an-operator\r\n");
+  EXPECT_EQ(status.status, 200);
+  EXPECT_EQ(status.body, "{}");
+  EXPECT_EQ(status.headers.at("cache-control"), "no-store");
+}
+
+TEST(StatusPageTest, NoneWhereThereIsNothingToShow) {
+  const auto server = HttpServer::Start("127.0.0.1:0", {}, ConnectTo("127.0.0.1:1"), {});
+  ASSERT_TRUE(server.ok()) << server.status();
+  for (const char* path : {"/", "/status"}) {
+    HttpClient client((*server)->port());
+    EXPECT_EQ(client.Get(path).status, 404) << path;
+  }
 }
 
 }  // namespace
