@@ -144,7 +144,7 @@ bool HttpListener::ServeRequest(HttpConnection* connection) {
   {
     absl::MutexLock lock(&mutex_);
     idle_.erase(connection->socket());
-    if (!begun || stopping_) return false;
+    if (!begun) return false;
   }
   bool close = false;
   // Of a request that could not be read, where the next one begins is not known.

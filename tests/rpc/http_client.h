@@ -150,9 +150,10 @@ class HttpClient {
   }
 
   void ReadBody(HttpAnswer* answer) {
-    if (answer->headers["transfer-encoding"] == "chunked") return ReadChunks(answer);
+    if (answer->headers.contains("transfer-encoding")) return ReadChunks(answer);
+    const auto found = answer->headers.find("content-length");
     size_t length = 0;
-    if (!absl::SimpleAtoi(answer->headers["content-length"], &length)) {
+    if (found == answer->headers.end() || !absl::SimpleAtoi(found->second, &length)) {
       while (Receive()) {
       }
       answer->body = TakeBytes(received_.size());
