@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/core/status.h"
@@ -24,6 +25,18 @@ std::string Joined(const std::string& host, int port) {
   return v6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
 
+// The values of those flags that are addresses to listen on.
+std::vector<std::string> ListenAddresses(const Arguments& arguments) {
+  std::vector<std::string> addresses;
+  for (const std::string& argument : arguments) {
+    const size_t equals = argument.find('=');
+    if (absl::EndsWith(argument.substr(0, equals), "listen")) {
+      addresses.push_back(argument.substr(equals + 1));
+    }
+  }
+  return addresses;
+}
+
 class Planner {
  public:
   Planner(const Cluster& cluster, const LaunchSite& site) : cluster_(cluster), site_(site) {
@@ -39,13 +52,15 @@ class Planner {
     Arguments addresses;
     for (size_t i = 0; i < cluster_.engines.size(); ++i) {
       const ClusterEngine& engine = cluster_.engines[i];
-      RETURN_IF_ERROR(TakeAddresses(engine, slots[i].front().host));
       tasks.push_back(EngineTask(engine, slots[i]));
+      RETURN_IF_ERROR(TakePorts(tasks.back(), engine.at));
       if (!cluster_.coordinator.has_value()) continue;
       ASSIGN_OR_RETURN(const std::string address, Reach(engine, slots[i].front().host));
       addresses.push_back("--engine=" + address);
     }
-    if (cluster_.coordinator.has_value()) tasks.push_back(CoordinatorTask(addresses));
+    if (!cluster_.coordinator.has_value()) return tasks;
+    tasks.push_back(CoordinatorTask(addresses));
+    RETURN_IF_ERROR(TakePorts(tasks.back(), cluster_.coordinator->at));
     return tasks;
   }
 
@@ -58,25 +73,20 @@ class Planner {
     return a == b || (site_.is_local(a) && site_.is_local(b));
   }
 
-  // Two servers on one address would be found out by the second, late.
-  absl::Status TakeAddresses(const ClusterEngine& engine, const std::string& host) {
-    for (const auto& [flag, address] : {std::pair("listen", engine.flags.listen),
-                                        {"metrics_listen", engine.flags.metrics_listen}}) {
-      if (address.empty()) continue;
+  // Two servers on one port would be found out by the second, late.
+  absl::Status TakePorts(const ClusterTask& task, const YamlNode& at) {
+    const std::string& host = task.ranks.front().host;
+    const std::string machine = site_.is_local(host) ? "localhost" : host;
+    for (const std::string& address : task.listens) {
       const absl::StatusOr<ListenAddress> split = SplitListenAddress(address);
-      if (!split.ok()) {
-        return YamlError(cluster_.file, engine.at,
-                         absl::StrCat("\"", flag, "\": ", split.status().message()));
-      }
+      if (!split.ok()) return YamlError(cluster_.file, at, std::string(split.status().message()));
       if (split->port == 0) continue;
-      const std::string machine = site_.is_local(host) ? "localhost" : host;
-      const auto [taken, is_new] =
-          taken_.emplace(std::pair(machine, split->port), absl::StrCat("engine ", engine.name));
+      const auto [taken, is_new] = taken_.emplace(std::pair(machine, split->port), task.name);
       if (is_new) continue;
-      return YamlError(cluster_.file, engine.at,
-                       absl::StrCat("\"", flag, "\" ", address, " of engine ", engine.name, ": ",
-                                    taken->second, " takes port ", split->port, " of ", host,
-                                    " too; give each a \"listen\" of its own"));
+      return YamlError(
+          cluster_.file, at,
+          absl::StrCat(task.name, " listens on ", address, ", but ", taken->second, " takes port ",
+                       split->port, " of ", host, " too; give each a port of its own"));
     }
     return absl::OkStatus();
   }
@@ -147,6 +157,8 @@ class Planner {
     task.name = absl::StrCat("engine ", engine.name);
     task.ranks = ranks;
     task.drain_timeout = absl::Seconds(engine.flags.drain_timeout);
+    task.listens = {engine.flags.listen};
+    if (!engine.flags.metrics_listen.empty()) task.listens.push_back(engine.flags.metrics_listen);
     task.command = Start(ranks, &task.by_mpirun);
     task.command.insert(task.command.end(), {cluster_.program, "serve"});
     task.command.insert(task.command.end(), engine.arguments.begin(), engine.arguments.end());
@@ -158,6 +170,7 @@ class Planner {
     task.coordinator = true;
     task.ranks = {{CoordinatorHost(), 1}};
     task.drain_timeout = absl::Seconds(30);
+    task.listens = ListenAddresses(cluster_.coordinator->arguments);
     task.command = Start(task.ranks, &task.by_mpirun);
     task.command.insert(task.command.end(), {cluster_.program, "coordinator"});
     task.command.insert(task.command.end(), engines.begin(), engines.end());

@@ -17,7 +17,8 @@ namespace polystrate {
 struct ClusterTask {
   std::string name;  // "engine a", "coordinator"
   Arguments command;
-  std::vector<HostRanks> ranks;  // where it runs
+  std::vector<HostRanks> ranks;      // where it runs
+  std::vector<std::string> listens;  // the addresses that it takes there, on the first host
   bool by_mpirun = false;
   bool coordinator = false;
   absl::Duration drain_timeout;  // that it was given
@@ -30,8 +31,8 @@ struct LaunchSite {
   std::function<bool(const std::string& host)> is_local;
 };
 
-// The engines in the file's order, then the coordinator. INVALID_ARGUMENT for an engine that does
-// not fit its hosts and for addresses that cannot work together.
+// A task for each engine, in the file's order, then the coordinator. INVALID_ARGUMENT for an engine
+// that does not fit its hosts and for addresses that cannot work together.
 absl::StatusOr<std::vector<ClusterTask>> PlanCluster(const Cluster& cluster,
                                                      const LaunchSite& site);
 

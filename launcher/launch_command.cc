@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdio>
 #include <filesystem>
@@ -9,11 +10,13 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/core/status.h"
+#include "launcher/cluster_check.h"
 #include "launcher/cluster_file.h"
 #include "launcher/cluster_plan.h"
 #include "launcher/commands.h"
 #include "launcher/flags.h"
 #include "launcher/host_names.h"
+#include "launcher/supervisor.h"
 
 namespace polystrate {
 namespace {
@@ -41,10 +44,15 @@ void PrintPlan(const std::vector<ClusterTask>& tasks) {
 
 absl::Status LaunchCommand(const Arguments& arguments) {
   FlagSet set(
-      "polystrate launch CLUSTER.yaml: starts its engines and their coordinator, and keeps them "
-      "there.");
+      "polystrate launch CLUSTER.yaml: starts its engines and their coordinator, starts again what "
+      "dies,\nand forwards what they write to standard error. SIGTERM or SIGINT drains all of "
+      "them; "
+      "a second\nsignal ends them now. docs/serving.md describes the file.");
   bool dry_run = false;
+  bool check = false;
   set.Add("dry_run", &dry_run, "print the command lines and start nothing");
+  set.Add("check", &check,
+          "test hosts, ssh, versions, devices, ports, and that every engine fits; start nothing");
   const bool named = !arguments.empty() && !absl::StartsWith(arguments[0], "--");
   RETURN_IF_ERROR(set.Parse(Arguments(arguments.begin() + (named ? 1 : 0), arguments.end())));
   if (set.help_requested()) {
@@ -61,8 +69,22 @@ absl::Status LaunchCommand(const Arguments& arguments) {
   site.cores = std::max(1u, std::thread::hardware_concurrency());
   site.is_local = IsLocalHost;
   ASSIGN_OR_RETURN(const std::vector<ClusterTask> tasks, PlanCluster(cluster, site));
-  if (dry_run) PrintPlan(tasks);
-  return absl::OkStatus();
+  if (dry_run) {
+    PrintPlan(tasks);
+    return absl::OkStatus();
+  }
+  std::vector<CheckResult> results = CheckHere(cluster, tasks, site);
+  if (check) {
+    for (CheckResult& result : CheckThere(cluster, tasks, site)) {
+      results.push_back(std::move(result));
+    }
+    std::fputs(CheckTable(results).c_str(), stdout);
+  }
+  RETURN_IF_ERROR(CheckStatus(results));
+  if (check) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const auto supervisor,
+                   Supervisor::Make(tasks, {cluster.restart, cluster.log_dir}));
+  return supervisor->Run();
 }
 
 }  // namespace polystrate

@@ -136,8 +136,10 @@ TEST(ClusterPlan, RefusesAddressesThatCannotWork) {
     const char* text;
     const char* what;
   } cases[] = {
-      {"- {name: a, model: D}\n- {name: b, model: D}", "engine a takes port 50051 of here too"},
+      {"- {name: a, model: D}\n- {name: b, model: D}", "but engine a takes port 50051 of here too"},
       {"- {name: a, model: D, metrics_listen: \"0.0.0.0:50051\"}", "takes port 50051"},
+      {"- {name: a, model: D}\ncoordinator: {http_listen: \"127.0.0.1:50051\"}",
+       "coordinator listens on 127.0.0.1:50051, but engine a"},
       {"- {name: a, model: D, listen: nowhere}", "no address to listen on"},
       {"- {name: a, model: D, listen: \"h:0\"}\ncoordinator: {}", "port 0"},
       {"- {name: a, model: D, hosts: [there]}\ncoordinator: {}", "cannot reach"},
