@@ -8,6 +8,7 @@
 #include "engine/admission.h"
 #include "engine/live_request.h"
 #include "engine/pipeline_stage.h"
+#include "engine/retry_delay.h"
 #include "engine/scheduler.h"
 #include "engine/step_plan.h"
 #include "engine/timeline.h"
@@ -16,6 +17,9 @@
 
 namespace polystrate {
 namespace {
+
+// When an engine that leaves in order says so, it is for now: there may be another.
+constexpr absl::Duration kElsewhere = absl::Seconds(1);
 
 SchedulerOptions MakeSchedulerOptions(const EngineOptions& options) {
   SchedulerOptions scheduler;
@@ -100,7 +104,8 @@ void Engine::CancelAll() {
 void Engine::BeginDrain(absl::Duration timeout) {
   MutexLock lock(&mutex_);
   if (!draining_) {
-    refusal_ = absl::UnavailableError("the engine is draining and takes no new requests");
+    refusal_ = WithRetryDelay(
+        absl::UnavailableError("the engine is draining and takes no new requests"), kElsewhere);
   }
   draining_ = true;
   drain_deadline_ = std::min(drain_deadline_, absl::Now() + timeout);
@@ -214,7 +219,8 @@ bool Engine::TakeCommands() {
   ExpireDeadlines();
   for (uint64_t id : cancelled) Cancel(id);
   while (drain_expired && !live_.empty()) {
-    Fail(live_.begin()->first, absl::UnavailableError("the engine is shutting down"));
+    Fail(live_.begin()->first,
+         WithRetryDelay(absl::UnavailableError("the engine is shutting down"), kElsewhere));
   }
   return !(draining && live_.empty());
 }

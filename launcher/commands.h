@@ -15,6 +15,7 @@ absl::Status GenerateCommand(const Arguments& arguments);
 absl::Status ScoreCommand(const Arguments& arguments);
 absl::Status EvalCommand(const Arguments& arguments);
 absl::Status ServeCommand(const Arguments& arguments);
+absl::Status CoordinatorCommand(const Arguments& arguments);
 absl::Status ClientCommand(const Arguments& arguments);
 absl::Status PlanCommand(const Arguments& arguments);
 absl::Status BenchCommand(const Arguments& arguments);

@@ -34,6 +34,7 @@ constexpr Command kCommands[] = {
     {"eval", "accuracy and perplexity on a task's questions, offline", true, false, EvalCommand},
     {"serve", "one rank of an engine behind gRPC", true, false, ServeCommand},
     {"launch", "all engines of a cluster file and their coordinator", false, true, LaunchCommand},
+    {"coordinator", "one address in front of several engines", false, true, CoordinatorCommand},
     {"client", "a prompt to a running engine, the text as it streams", false, false, ClientCommand},
     {"plan", "how a model is cut and what fits, from config.json alone", false, false, PlanCommand},
     {"bench", "the papers' measurements, and a load on a running engine", true, true, BenchCommand},
@@ -48,7 +49,7 @@ void PrintUsage(std::FILE* out) {
       "usage: polystrate COMMAND [--flag value ...]    (polystrate COMMAND --help)\n\n",
       POLYSTRATE_VERSION);
   for (const Command& command : kCommands) {
-    std::fprintf(out, "  %-10s %s\n", command.name, command.summary);
+    std::fprintf(out, "  %-11s %s\n", command.name, command.summary);
   }
 }
 
@@ -152,7 +153,7 @@ int main(int argc, char** argv) {
   polystrate::BlockDrainSignals();
   const polystrate::Command* command = polystrate::FindCommand(name);
   if (command != nullptr && command->runs_model) polystrate::BoundThreadSpinning(argv);
-  if (name == "serve") polystrate::InstallDrainSignals();
+  if (name == "serve" || name == "coordinator") polystrate::InstallDrainSignals();
   polystrate::UnblockDrainSignals();
   return polystrate::Main(argc, argv);
 }

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/retry_delay.h"
 #include "launcher/culprit.h"
 #include "parallel/process_group.h"
 
@@ -15,6 +16,9 @@ namespace {
 
 // How long after its time-out a drain may still take: the step under way.
 constexpr absl::Duration kDrainGrace = absl::Seconds(30);
+
+// The word of an engine that leaves in order: the request may be sent to another.
+constexpr absl::Duration kElsewhere = absl::Seconds(1);
 
 // The engine ends within this time, even if its streams do not.
 constexpr absl::Duration kEndTakes = absl::Seconds(4);
@@ -74,7 +78,8 @@ void Watchdog::WatchDrain(absl::Duration passed) {
   if (engine_.state() == EngineState::kStarting || absl::Now() < engine_.drain_deadline()) return;
   if (overdue_ == absl::ZeroDuration()) {
     // The engine's thread does so too, but not before the step under way is done.
-    engine_.FailAll(absl::UnavailableError("the engine is shutting down"));
+    engine_.FailAll(
+        WithRetryDelay(absl::UnavailableError("the engine is shutting down"), kElsewhere));
   }
   overdue_ += passed;
   if (overdue_ >= kDrainGrace) Condemn("the drain does not end; " + Culprit());

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "rpc/drain_timeout.h"
 #include "rpc/grpc_status.h"
 
 namespace polystrate {
@@ -15,17 +15,13 @@ grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* conte
                                               const v1::DrainRequest* request,
                                               v1::DrainResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  absl::Duration timeout = engine_.options().drain_timeout;
-  if (request->has_timeout_seconds()) {
-    const double seconds = request->timeout_seconds();
-    if (!(seconds >= 0.0)) {  // NaN too
-      reactor->Finish(ToGrpc(absl::InvalidArgumentError(
-          absl::StrCat("timeout_seconds is ", seconds, "; it must be at least 0"))));
-      return reactor;
-    }
-    timeout = absl::Seconds(seconds);
+  const absl::StatusOr<absl::Duration> timeout =
+      DrainTimeout(*request, engine_.options().drain_timeout);
+  if (!timeout.ok()) {
+    reactor->Finish(ToGrpc(timeout.status()));
+    return reactor;
   }
-  drain_(timeout);
+  drain_(*timeout);
   const EngineLoad load = engine_.load();
   response->set_live_requests(static_cast<uint32_t>(load.running_requests + load.queued_requests));
   reactor->Finish(grpc::Status::OK);

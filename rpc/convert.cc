@@ -60,15 +60,6 @@ absl::Status CheckRest(const pb::GenerateRequest& wire) {
   });
 }
 
-// It is echoed as metadata, which takes no other characters.
-absl::Status CheckRequestId(const std::string& id) {
-  const bool visible =
-      std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c <= '~'; });
-  if (visible && id.size() <= kMaxRequestIdBytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("request_id must be at most ", kMaxRequestIdBytes, " visible ASCII characters"));
-}
-
 absl::StatusOr<int32_t> TokenId(uint32_t id, const char* field) {
   if (id <= std::numeric_limits<int32_t>::max()) return static_cast<int32_t>(id);
   return absl::InvalidArgumentError(absl::StrCat(field, " ", id, " is in no vocabulary"));
@@ -228,6 +219,14 @@ absl::StatusOr<GenerationRequest> FromWire(const pb::GenerateRequest& wire,
   ASSIGN_OR_RETURN(request.prompt,
                    Prompt(wire, tokenizer, AddSpecialTokens{extra.add_special_tokens}));
   return request;
+}
+
+absl::Status CheckRequestId(const std::string& id) {
+  const bool visible =
+      std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c <= '~'; });
+  if (visible && id.size() <= kMaxRequestIdBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("request_id must be at most ", kMaxRequestIdBytes, " visible ASCII characters"));
 }
 
 absl::Status CheckModel(const std::string& model, const std::string& model_id) {

@@ -15,6 +15,10 @@ namespace polystrate {
 class Tokenizer;
 namespace pb = openengine::v1;
 
+// INVALID_ARGUMENT unless it is at most 256 visible ASCII characters: it is echoed as metadata,
+// which takes no others.
+absl::Status CheckRequestId(const std::string& id);
+
 // UNIMPLEMENTED names a field that is set and not supported (one that is set to what its absence
 // means is fine), INVALID_ARGUMENT one that is out of range, NOT_FOUND a model that is not served
 // here. Ranges that only the engine knows are left to Engine::Submit. `tokenizer` may be null: text

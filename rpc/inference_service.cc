@@ -1,7 +1,6 @@
 #include "rpc/inference_service.h"
 
 #include <algorithm>
-#include <chrono>
 #include <random>
 
 #include "absl/strings/numbers.h"
@@ -11,6 +10,7 @@
 #include "engine/tokenizer.h"
 #include "kernels/core/status.h"
 #include "rpc/convert.h"
+#include "rpc/deadline.h"
 #include "rpc/generate_reactor.h"
 #include "rpc/request_extra.h"
 
@@ -25,12 +25,6 @@ constexpr int kNumRequestReaders = 2;
 std::string RandomHex() {
   std::random_device device;
   return absl::StrFormat("%08x%08x", device(), device());
-}
-
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
-  const auto deadline = context.deadline();
-  const bool none = deadline == std::chrono::system_clock::time_point::max();
-  return none ? absl::InfiniteFuture() : absl::FromChrono(deadline);
 }
 
 absl::StatusOr<int32_t> PriorityOf(const grpc::CallbackServerContext& context) {
