@@ -25,6 +25,7 @@
 #include "engine/queue_bound.h"
 #include "engine/request.h"
 #include "engine/stage_layout.h"
+#include "engine/tokenizer_config.h"
 #include "kernels/core/mutex.h"
 #include "parallel/rank_table.h"
 #include "parallel/topology.h"
@@ -58,7 +59,8 @@ struct EngineOptions {
   int64_t max_queued_requests = std::numeric_limits<int64_t>::max();
   int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();
   absl::Duration drain_timeout = absl::Seconds(30);  // unless a drain says otherwise
-  std::vector<StageLayout> stages;                   // [pp_size]; for who asks
+  std::vector<StageLayout> stages;                   // [pp_size]; for who asks, as the next
+  TokenizerConfig tokenizer_config;
 };
 
 // kDegraded: ready, but a step takes longer than it should.

@@ -172,6 +172,14 @@ std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special_to
   return text + detokenizer.Flush();
 }
 
+std::string Tokenizer::TokenText(int32_t id) const {
+  if (IsSpecial(id)) return std::string(IdToToken(id));
+  const std::string_view bytes = TokenBytes(id);
+  std::string text;
+  if (AppendDecodable(bytes, text) != bytes.size()) text += kReplacement;
+  return text;
+}
+
 std::string_view Tokenizer::TokenBytes(int32_t id) const {
   if (id < 0 || id >= vocab_size()) return {};
   return tokens_[static_cast<size_t>(id)].bytes;

@@ -71,6 +71,9 @@ class Tokenizer {
   // without a token (a model's embedding may have more rows than the tokenizer has tokens) stand
   // for nothing.
   std::string Decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
+  // What one token reads by itself, a special one as it is spelled: bytes that are no UTF-8, as the
+  // parts of a character, become U+FFFD.
+  std::string TokenText(int32_t id) const;
 
   // Ids are [0, vocab_size()).
   int32_t vocab_size() const { return static_cast<int32_t>(tokens_.size()); }

@@ -91,6 +91,16 @@ void PrintServing(const EngineSetup& setup, const std::string& listen, int port)
                static_cast<long long>(model.config.KvBytesPerToken(model.dtype)));
 }
 
+// And tells what the model's files have that is not as it should be.
+void TakeTokenizerConfig(const std::string& model_dir, EngineSetup* setup) {
+  std::vector<std::string> problems;
+  if (!setup->model.config.warning.empty()) problems.push_back(setup->model.config.warning);
+  setup->engine.tokenizer_config = ReadTokenizerConfig(model_dir, &problems);
+  for (const std::string& problem : problems) {
+    std::fprintf(stderr, "warning: %s\n", problem.c_str());
+  }
+}
+
 absl::Status RunServe(const ServeFlags& flags) {
   ASSIGN_OR_RETURN(EngineSetup setup, SetUpEngine(flags.engine));
   setup.engine.max_queued_requests = flags.max_queued_requests;
@@ -100,9 +110,7 @@ absl::Status RunServe(const ServeFlags& flags) {
   setup.engine.drain_timeout = absl::Seconds(flags.drain_timeout);
   auto joining = std::make_unique<JoinGuard>(setup.nccl_timeout);
   ASSIGN_OR_RETURN(const auto session, RankSession::Start(flags.engine, setup));
-  if (session->first() && !setup.model.config.warning.empty()) {
-    std::fprintf(stderr, "warning: %s\n", setup.model.config.warning.c_str());
-  }
+  if (session->first()) TakeTokenizerConfig(flags.engine.model.model, &setup);
   Frontend frontend;
   absl::Status opened = absl::OkStatus();
   if (session->first()) opened = frontend.Open(flags, setup);

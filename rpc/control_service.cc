@@ -1,5 +1,6 @@
 #include "rpc/control_service.h"
 
+#include <numeric>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -44,6 +45,32 @@ void FillGeneration(const EngineOptions& options, pb::GenerationCapabilities* ge
   generation->set_supports_stop_in_output(true);
   generation->set_supports_cache_salt(true);
   generation->set_supports_prefix_cache_bypass(true);
+}
+
+using Fields = google::protobuf::Map<std::string, google::protobuf::Value>;
+
+// What those need who make up token ids, or prompts of chats.
+void FillExtra(const EngineOptions& options, Fields* extra) {
+  (*extra)["vocab_size"].set_number_value(options.vocab_size);
+  auto& eos = *(*extra)["eos_token_ids"].mutable_list_value();
+  for (const int32_t id : options.eos_token_ids) eos.add_values()->set_number_value(id);
+  const TokenizerConfig& config = options.tokenizer_config;
+  if (config.chat_template) (*extra)["chat_template"].set_string_value(*config.chat_template);
+  if (config.bos_token) (*extra)["bos_token"].set_string_value(*config.bos_token);
+  if (config.eos_token) (*extra)["eos_token"].set_string_value(*config.eos_token);
+}
+
+// Counted since the start, so that who looks twice can tell how fast they grow.
+void FillAttributes(const EngineStats& stats, Fields* attributes) {
+  const auto set = [attributes](const char* key, int64_t count) {
+    (*attributes)[key].set_number_value(static_cast<double>(count));
+  };
+  set("generation_tokens", stats.generation_tokens);
+  set("prompt_tokens", stats.prompt_tokens);
+  set("cached_prompt_tokens", stats.prefix_cache_hits);
+  set("preemptions", stats.preemptions);
+  set("requests_finished",
+      std::accumulate(stats.requests.begin(), stats.requests.end(), int64_t{0}));
 }
 
 absl::Status CheckHealthRequest(const pb::HealthRequest& request, const std::string& model_id) {
@@ -131,8 +158,7 @@ grpc::ServerUnaryReactor* ControlService::GetModelInfo(grpc::CallbackServerConte
   FillGeneration(options, response->mutable_generation());
   response->set_supports_lora(false);
   response->set_supports_multimodal(false);
-  // So that a load generator can make up token ids.
-  (*response->mutable_extra()->mutable_fields())["vocab_size"].set_number_value(options.vocab_size);
+  FillExtra(options, response->mutable_extra()->mutable_fields());
   return Reply(context, absl::OkStatus());
 }
 
@@ -151,6 +177,7 @@ grpc::ServerUnaryReactor* ControlService::GetLoad(grpc::CallbackServerContext* c
   response->set_waiting_tokens(load.waiting_tokens);
   response->set_prefill_batch_size(static_cast<uint32_t>(load.prefill_batch_size));
   response->set_decode_batch_size(static_cast<uint32_t>(load.decode_batch_size));
+  FillAttributes(engine_.stats(), response->mutable_attributes()->mutable_fields());
   if (request->include_per_rank()) {
     pb::RankLoadInfo& rank = *response->add_ranks();
     rank.set_data_parallel_rank(0);

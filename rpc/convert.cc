@@ -137,7 +137,7 @@ absl::Status ReadResponse(const pb::ResponseOptions& wire, GenerationRequest* re
 
 // What is told of a token of prompt or output; rank 0: nothing.
 void TellScore(float logprob, int32_t rank, absl::Span<const TokenLogProb> candidates,
-               pb::TokenInfo* wire) {
+               const Tokenizer* tokenizer, pb::TokenInfo* wire) {
   if (rank == 0) return;
   wire->set_logprob(logprob);
   wire->set_rank(static_cast<uint32_t>(rank));
@@ -145,6 +145,7 @@ void TellScore(float logprob, int32_t rank, absl::Span<const TokenLogProb> candi
   for (const TokenLogProb& candidate : candidates) {
     pb::LogProb& likely = *wire->add_candidates();
     likely.set_token_id(static_cast<uint32_t>(candidate.token_id));
+    if (tokenizer != nullptr) likely.set_token(tokenizer->TokenText(candidate.token_id));
     likely.set_logprob(candidate.logprob);
     likely.set_rank(++candidate_rank);
   }
@@ -235,15 +236,17 @@ absl::Status CheckModel(const std::string& model, const std::string& model_id) {
                                           "\" is not served here; \"", model_id, "\" is"));
 }
 
-void ToWire(const TokenInfo& token, pb::TokenInfo* wire) {
+void ToWire(const TokenInfo& token, const Tokenizer* tokenizer, pb::TokenInfo* wire) {
   wire->set_token_id(static_cast<uint32_t>(token.token_id));
   wire->set_token(token.text);
-  TellScore(token.logprob, token.rank, token.candidates, wire);
+  TellScore(token.logprob, token.rank, token.candidates, tokenizer, wire);
 }
 
-void ToWire(int32_t token_id, const PromptScore& score, pb::TokenInfo* wire) {
+void ToWire(int32_t token_id, const PromptScore& score, const Tokenizer* tokenizer,
+            pb::TokenInfo* wire) {
   wire->set_token_id(static_cast<uint32_t>(token_id));
-  TellScore(score.logprob, score.rank, score.candidates, wire);
+  if (tokenizer != nullptr) wire->set_token(tokenizer->TokenText(token_id));
+  TellScore(score.logprob, score.rank, score.candidates, tokenizer, wire);
 }
 
 void ToWire(const Finished& finished, pb::GenerationFinished* wire) {

@@ -28,9 +28,12 @@ absl::StatusOr<GenerationRequest> FromWire(const pb::GenerateRequest& wire,
 // OK when `model` is empty or the one that is served.
 absl::Status CheckModel(const std::string& model, const std::string& model_id);
 
-// Log-probability, rank and candidates where the request asked for them.
-void ToWire(const TokenInfo& token, pb::TokenInfo* wire);
-void ToWire(int32_t token_id, const PromptScore& score, pb::TokenInfo* wire);
+// Log-probability, rank and candidates where the request asked for them. An output's token has the
+// text that came with it; tokens of a prompt and candidates have their own (Tokenizer::TokenText),
+// none when `tokenizer` is null.
+void ToWire(const TokenInfo& token, const Tokenizer* tokenizer, pb::TokenInfo* wire);
+void ToWire(int32_t token_id, const PromptScore& score, const Tokenizer* tokenizer,
+            pb::TokenInfo* wire);
 void ToWire(const Finished& finished, pb::GenerationFinished* wire);
 void ToWire(const RequestUsage& usage, pb::Usage* wire);
 void ToWire(const absl::Status& status, pb::EngineError* wire);

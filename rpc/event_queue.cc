@@ -22,11 +22,15 @@ pb::GenerateResponse& EventQueue::Add() {
 void EventQueue::AddToken(const TokenInfo& token) {
   Event& event = Delta(token.output_index);
   pb::TokenOutput& output = *event.message.mutable_token();
-  ToWire(token, output.add_tokens());
+  pb::TokenInfo& told = *output.add_tokens();
+  ToWire(token, tokenizer_, &told);
   output.mutable_text()->append(token.text);
-  const auto text_bytes = 2 * static_cast<int64_t>(token.text.size());  // the token's and the text
-  const auto candidates = static_cast<int64_t>(token.candidates.size());
-  Grow(event, kTokenBytes + text_bytes + kCandidateBytes * candidates);
+  int64_t bytes =
+      kTokenBytes + 2 * static_cast<int64_t>(token.text.size());  // twice: in `told` too
+  for (const pb::LogProb& candidate : told.candidates()) {
+    bytes += kCandidateBytes + static_cast<int64_t>(candidate.token().size());
+  }
+  Grow(event, bytes);
 }
 
 void EventQueue::AddText(int32_t output_index, const std::string& text) {

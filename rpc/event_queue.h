@@ -12,11 +12,16 @@
 
 namespace polystrate {
 
+class Tokenizer;
+
 class EventQueue {
  public:
   // A delta that is larger takes no more tokens: clients by default refuse messages of 4 MiB, and a
   // slow reader has to be seen taking events.
   static constexpr int64_t kMaxDeltaBytes = 64 << 10;
+
+  // Of the model's tokens, for the texts of candidates; may be null and must outlive the queue.
+  explicit EventQueue(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
 
   void SetRequestId(const std::string& request_id) { request_id_ = request_id; }
 
@@ -41,6 +46,7 @@ class EventQueue {
   Event& Delta(int32_t output_index);
   void Grow(Event& event, int64_t bytes);
 
+  const Tokenizer* const tokenizer_;
   std::string request_id_;
   std::deque<Event> events_;
   absl::flat_hash_map<int32_t, Event*> deltas_;  // in events_, by output: the last of each

@@ -22,7 +22,11 @@ absl::Status Stalled(const std::string& how) {
 
 GenerateReactor::GenerateReactor(Engine& engine, ReaderWatch& readers,
                                  grpc::CallbackServerContext* context, CallRecord record)
-    : engine_(engine), readers_(readers), record_(std::move(record)), context_(context) {
+    : engine_(engine),
+      readers_(readers),
+      record_(std::move(record)),
+      context_(context),
+      events_(engine.tokenizer()) {
   AddTraceContext(ReadTraceContext(*context), context);
 }
 
@@ -95,7 +99,7 @@ void GenerateReactor::OnPrompt(const std::vector<PromptScore>& scores) {
     if (ended()) return;
     pb::PromptOutput& prompt = *events_.Add().mutable_prompt();
     for (size_t i = 0; i < scores.size(); ++i) {
-      ToWire(prompt_[i], scores[i], prompt.add_tokens());
+      ToWire(prompt_[i], scores[i], engine_.tokenizer(), prompt.add_tokens());
     }
   }
   Advance();

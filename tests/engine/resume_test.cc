@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <random>
 
-#include "tests/testing/expect_status.h"
 #include "tests/testing/local_engine.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"

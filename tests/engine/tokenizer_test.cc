@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/byte_level.h"
+#include "engine/utf8.h"
 #include "tests/testing/expect_status.h"
 #include "tests/testing/places.h"
 #include "tests/testing/temp_dir.h"
@@ -65,6 +66,25 @@ TEST(TokenizerTest, TokensByIdAndName) {
     EXPECT_EQ(tokenizer->TokenBytes(id), "");
     EXPECT_FALSE(tokenizer->IsSpecial(id));
     EXPECT_EQ(tokenizer->Decode(std::vector<int32_t>{id}, false), "");
+  }
+}
+
+TEST(TokenizerTest, ATokenByItselfIsValidText) {
+  const auto bytes = Tokenizer::ReadFile(SourceFile("models/demo/tokenizer.json")).value();
+  EXPECT_EQ(bytes->TokenText(*bytes->TokenToId("\u0120the")), " the");
+  EXPECT_EQ(bytes->TokenText(*bytes->TokenToId("<|endoftext|>")), "<|endoftext|>");
+  EXPECT_EQ(bytes->TokenText(*bytes->TokenToId("\u00c3")), kReplacement);  // of two bytes the first
+  const auto characters =
+      Tokenizer::ReadFile(SourceFile("tests/golden/tokenizer/spm_llama.json")).value();
+  EXPECT_EQ(characters->TokenText(*characters->TokenToId("<s>")), "<s>");
+  EXPECT_EQ(characters->TokenText(*characters->TokenToId("\u2581the")), " the");
+  EXPECT_EQ(characters->TokenText(*characters->TokenToId("<0x0A>")), "\n");
+  EXPECT_EQ(characters->TokenText(*characters->TokenToId("<0xF0>")), kReplacement);
+  for (const Tokenizer* tokenizer : {bytes.get(), characters.get()}) {
+    for (int32_t id = -1; id <= tokenizer->vocab_size(); ++id) {
+      const std::string text = tokenizer->TokenText(id);
+      EXPECT_EQ(FirstInvalidUtf8(text), text.size()) << id;
+    }
   }
 }
 

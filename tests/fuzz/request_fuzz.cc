@@ -30,13 +30,13 @@ class CheckingSink final : public TokenSink {
   void OnPrompt(const std::vector<PromptScore>& scores) override {
     for (const PromptScore& score : scores) {
       pb::TokenInfo wire;
-      ToWire(0, score, &wire);
+      ToWire(0, score, nullptr, &wire);
     }
   }
   void OnToken(const TokenInfo& token) override {
     CHECK_EQ(FirstInvalidUtf8(token.text), token.text.size());
     pb::TokenInfo wire;
-    ToWire(token, &wire);
+    ToWire(token, nullptr, &wire);
   }
   void OnFinished(const Finished& finished) override {
     CHECK_EQ(FirstInvalidUtf8(finished.text), finished.text.size());

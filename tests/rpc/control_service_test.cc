@@ -53,9 +53,44 @@ TEST(ControlServiceTest, SaysWhatItIs) {
   EXPECT_TRUE(model.supports_token_ids_input());
   EXPECT_FALSE(model.supports_lora());
   EXPECT_EQ(model.extra().fields().at("vocab_size").number_value(), 1024.0);
+  EXPECT_EQ(model.extra().fields().at("eos_token_ids").list_value().values(0).number_value(), 0.0);
+  EXPECT_EQ(model.extra().fields_size(), 2);  // no template, no names of tokens
   request.set_model("other");
   EXPECT_EQ(Call(served.control(), &pb::Control::Stub::GetModelInfo, request, &model).error_code(),
             grpc::StatusCode::NOT_FOUND);
+}
+
+TEST(ControlServiceTest, SaysWhatChatsAreMadeOf) {
+  EngineOptions options;
+  options.tokenizer_config = {"{{ messages }}", "<s>", "</s>"};
+  ServedEngine served(ServedModel(), 64, {}, options);
+  pb::ModelInfo model;
+  ASSERT_TRUE(
+      Call(served.control(), &pb::Control::Stub::GetModelInfo, pb::GetModelInfoRequest(), &model)
+          .ok());
+  const auto& extra = model.extra().fields();
+  EXPECT_EQ(extra.at("chat_template").string_value(), "{{ messages }}");
+  EXPECT_EQ(extra.at("bos_token").string_value(), "<s>");
+  EXPECT_EQ(extra.at("eos_token").string_value(), "</s>");
+}
+
+// Twice the same prompt: the second finds its first blocks.
+TEST(ControlServiceTest, LoadHasCounters) {
+  ServedEngine served;
+  served.Run();
+  pb::GenerateRequest request = GreedyRequest(5);
+  for (uint32_t id = 0; id < 40; ++id) request.mutable_token_ids()->add_ids(3 + id);
+  ASSERT_TRUE(Ask(served.inference(), request).status.ok());
+  ASSERT_TRUE(Ask(served.inference(), request).status.ok());
+  pb::LoadInfo load;
+  ASSERT_TRUE(
+      Call(served.control(), &pb::Control::Stub::GetLoad, pb::GetLoadRequest(), &load).ok());
+  const auto& counters = load.attributes().fields();
+  EXPECT_EQ(counters.at("generation_tokens").number_value(), 10.0);
+  EXPECT_EQ(counters.at("prompt_tokens").number_value(), 86.0);
+  EXPECT_EQ(counters.at("cached_prompt_tokens").number_value(), 32.0);
+  EXPECT_EQ(counters.at("preemptions").number_value(), 0.0);
+  EXPECT_EQ(counters.at("requests_finished").number_value(), 2.0);
 }
 
 TEST(ControlServiceTest, HealthFollowsTheEngine) {

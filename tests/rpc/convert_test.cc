@@ -209,12 +209,13 @@ TEST(ConvertTest, AnotherModelIsNotFound) {
 
 TEST(ConvertTest, TokensTellWhatWasAskedFor) {
   pb::TokenInfo wire;
-  ToWire(TokenInfo{.token_id = 4, .logprob = -0.5f, .text = "x"}, &wire);
+  ToWire(TokenInfo{.token_id = 4, .logprob = -0.5f, .text = "x"}, nullptr, &wire);
   EXPECT_EQ(wire.token(), "x");
   EXPECT_FALSE(wire.has_logprob() || wire.has_rank());
   wire.Clear();
   const std::vector<TokenLogProb> likeliest = {{9, -0.25f}, {4, -0.5f}};
-  ToWire(TokenInfo{.token_id = 4, .logprob = -0.5f, .rank = 2, .candidates = likeliest}, &wire);
+  const TokenInfo asked{.token_id = 4, .logprob = -0.5f, .rank = 2, .candidates = likeliest};
+  ToWire(asked, nullptr, &wire);
   EXPECT_EQ(wire.logprob(), -0.5);
   EXPECT_EQ(wire.rank(), 2u);
   ASSERT_EQ(wire.candidates_size(), 2);
@@ -223,6 +224,27 @@ TEST(ConvertTest, TokensTellWhatWasAskedFor) {
   EXPECT_EQ(wire.candidates(0).rank(), 1u);
   EXPECT_EQ(wire.candidates(1).token_id(), 4u);
   EXPECT_EQ(wire.candidates(1).rank(), 2u);
+}
+
+// An output's token has the text that came with it, all others their own.
+TEST(ConvertTest, TokensThatMightHaveComeReadAsTheyWould) {
+  const auto tokenizer = Tokenizer::ReadFile(SourceFile("models/demo/tokenizer.json")).value();
+  const int32_t the = *tokenizer->TokenToId("\u0120the");
+  const std::vector<TokenLogProb> likeliest = {{0, -0.25f}, {the, -0.5f}, {5000, -9.0f}};
+  const TokenInfo token{.token_id = the, .rank = 2, .candidates = likeliest, .text = "?! the"};
+  pb::TokenInfo wire;
+  ToWire(token, tokenizer.get(), &wire);
+  EXPECT_EQ(wire.token(), "?! the");
+  EXPECT_EQ(wire.candidates(0).token(), "<|endoftext|>");
+  EXPECT_EQ(wire.candidates(1).token(), " the");
+  EXPECT_EQ(wire.candidates(2).token(), "");  // the embedding's alone
+  wire.Clear();
+  ToWire(the, PromptScore{}, tokenizer.get(), &wire);  // the first of a prompt, which has no score
+  EXPECT_EQ(wire.token(), " the");
+  wire.Clear();
+  ToWire(the, PromptScore{-0.5f, 1, likeliest}, tokenizer.get(), &wire);
+  EXPECT_EQ(wire.token(), " the");
+  EXPECT_EQ(wire.candidates(0).token(), "<|endoftext|>");
 }
 
 TEST(ConvertTest, FinishReasonsAndWhatMatched) {

@@ -8,6 +8,9 @@
 #include <random>
 #include <vector>
 
+#include "engine/tokenizer.h"
+#include "tests/testing/places.h"
+
 namespace polystrate {
 namespace {
 
@@ -22,7 +25,7 @@ TokenInfo Token(int32_t output, int32_t id, const std::string& text) {
 }
 
 TEST(EventQueue, MergesTheTokensOfEachOutput) {
-  EventQueue queue;
+  EventQueue queue(/*tokenizer=*/nullptr);
   queue.SetRequestId("r");
   queue.AddToken(Token(0, 1, "a"));
   queue.AddToken(Token(1, 2, "b"));
@@ -50,8 +53,9 @@ TEST(EventQueue, MergesTheTokensOfEachOutput) {
 
 // The estimate is an upper bound, and a delta never gets much larger than the limit.
 TEST(EventQueue, CountsBytesAndCutsLargeDeltas) {
-  EventQueue queue;
-  std::vector<TokenLogProb> candidates(20, TokenLogProb{100'000, -3.25f});
+  const auto tokenizer = Tokenizer::ReadFile(SourceFile("models/demo/tokenizer.json")).value();
+  EventQueue queue(tokenizer.get());
+  std::vector<TokenLogProb> candidates(20, TokenLogProb{0, -3.25f});
   TokenInfo token = Token(0, 100'000, std::string(40, 'x'));
   token.rank = 3;
   token.candidates = candidates;
@@ -78,7 +82,7 @@ TEST(EventQueue, CountsBytesAndCutsLargeDeltas) {
 
 TEST(EventQueue, LosesNothingHoweverItIsRead) {
   std::mt19937 random(7);
-  EventQueue queue;
+  EventQueue queue(/*tokenizer=*/nullptr);
   std::map<int32_t, std::string> in, out;
   const auto take = [&] {
     const pb::GenerateResponse event = queue.TakeFirst();
