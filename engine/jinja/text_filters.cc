@@ -287,7 +287,7 @@ absl::StatusOr<Value> ToJson(Heap& heap, const Value& self, const Arguments& arg
     style.indent.assign(static_cast<size_t>(std::max<int64_t>(num_spaces, 0)), ' ');
   }
   style.lines = !indent.IsNone();
-  if (style.lines) style.item_separator = ",";
+  if (style.lines) style.item_separator.pop_back();  // no space before a line end
   if (!separators.IsNone()) {
     if (!separators.IsSequence() || separators.items().size() != 2 ||
         !separators.items()[0].IsString() || !separators.items()[1].IsString()) {
