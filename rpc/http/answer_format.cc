@@ -73,15 +73,17 @@ void WriteChatToken(const std::string& text, std::optional<double> logprob, Json
   json->EndArray();
 }
 
-void WriteChatLogprobs(const std::vector<ScoredToken>& tokens, JsonWriter* json) {
+// No more of the likeliest than were asked for, be the token among them or not.
+void WriteChatLogprobs(const std::vector<ScoredToken>& tokens, size_t top_logprobs,
+                       JsonWriter* json) {
   json->BeginObject().Key("content").BeginArray();
   for (const ScoredToken& token : tokens) {
     json->BeginObject();
     WriteChatToken(token.text, token.logprob, json);
     json->Key("top_logprobs").BeginArray();
-    for (const ScoredToken::Candidate& candidate : token.likeliest) {
+    for (size_t i = 0; i < std::min(top_logprobs, token.likeliest.size()); ++i) {
       json->BeginObject();
-      WriteChatToken(candidate.text, candidate.logprob, json);
+      WriteChatToken(token.likeliest[i].text, token.likeliest[i].logprob, json);
       json->EndObject();
     }
     json->EndArray().EndObject();
@@ -98,6 +100,7 @@ std::string ServerSentEvent(const std::string& json) {
 AnswerFormat::AnswerFormat(AnswerHead head, const OpenAiRequest& request)
     : head_(std::move(head)),
       logprobs_(request.logprobs),
+      top_logprobs_(static_cast<size_t>(request.top_logprobs)),
       include_usage_(request.include_usage),
       text_offsets_(request.calls.size() * request.num_choices),
       begun_(text_offsets_.size()) {}
@@ -115,7 +118,7 @@ void AnswerFormat::WriteLogprobs(const ChoicePart& part, JsonWriter* json) {
   if (!logprobs_ || part.tokens.empty()) {
     json->Null();
   } else if (head_.kind == AnswerKind::kChat) {
-    WriteChatLogprobs(part.tokens, json);
+    WriteChatLogprobs(part.tokens, top_logprobs_, json);
   } else {
     WriteCompletionLogprobs(part.tokens, &text_offsets_[part.index], json);
   }

@@ -41,6 +41,7 @@ class AnswerFormat {
 
   const AnswerHead head_;
   const bool logprobs_;
+  const size_t top_logprobs_;
   const bool include_usage_;
   std::vector<int64_t> text_offsets_;  // by choice: characters of its tokens so far
   std::vector<bool> begun_;            // by choice

@@ -1,9 +1,19 @@
 #include "rpc/http/generations.h"
 
+#include "engine/retry_delay.h"
 #include "rpc/convert.h"
 #include "rpc/grpc_status.h"
 
 namespace polystrate {
+namespace {
+
+// An event has no room for the delay; "soon" is what is known.
+absl::Status ErrorOf(const pb::EngineError& error) {
+  const absl::Status status = FromWire(error);
+  return error.retryable() ? WithRetryDelay(status, absl::Seconds(1)) : status;
+}
+
+}  // namespace
 
 // One call. gRPC's threads say what has come; the reader's thread takes it and asks for more.
 class Generations::Call final : public grpc::ClientReadReactor<pb::GenerateResponse> {
@@ -25,7 +35,7 @@ class Generations::Call final : public grpc::ClientReadReactor<pb::GenerateRespo
   void Take(pb::GenerateResponse* event) {
     event->Swap(&event_);
     if (event->has_finished()) end_ = absl::OkStatus();
-    if (event->has_error()) end_ = FromWire(event->error());
+    if (event->has_error()) end_ = ErrorOf(event->error());
     StartRead(&event_);
   }
   // Not done: nobody wants the event; Ready() comes once more.

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "absl/time/clock.h"
 
@@ -34,8 +35,9 @@ void TellAddress(int (*function)(int, sockaddr*, socklen_t*), int socket, std::s
 
 }  // namespace
 
-HttpConnection::HttpConnection(int socket, const ConnectionLimits& limits)
-    : socket_(socket), limits_(limits), buffer_(kBufferBytes) {}
+HttpConnection::HttpConnection(int socket, const ConnectionLimits& limits,
+                               std::unique_ptr<TlsSession> tls)
+    : socket_(socket), limits_(limits), tls_(std::move(tls)), buffer_(kBufferBytes) {}
 
 bool HttpConnection::Await(short events, absl::Time deadline) const {
   while (true) {
@@ -49,17 +51,33 @@ bool HttpConnection::Await(short events, absl::Time deadline) const {
   }
 }
 
+ssize_t HttpConnection::Receive(char* data, size_t size, short* wait_for) {
+  if (tls_ != nullptr) return tls_->Read(data, size, wait_for);
+  const ssize_t received = recv(socket_, data, size, 0);
+  if (received > 0) return received;
+  *wait_for = received < 0 && (errno == EAGAIN || errno == EINTR) ? POLLIN : 0;
+  return -1;
+}
+
+ssize_t HttpConnection::Transmit(const char* data, size_t size, short* wait_for) {
+  if (tls_ != nullptr) return tls_->Write(data, size, wait_for);
+  const ssize_t sent = send(socket_, data, size, MSG_NOSIGNAL);
+  if (sent > 0) return sent;
+  *wait_for = errno == EAGAIN || errno == EINTR ? POLLOUT : 0;
+  return -1;
+}
+
 bool HttpConnection::Fill(absl::Time deadline) {
-  while (Await(POLLIN, deadline)) {
-    const ssize_t size = recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+  while (true) {
+    short wait_for = 0;
+    const ssize_t size = Receive(buffer_.data(), buffer_.size(), &wait_for);
     if (size > 0) {
       begin_ = 0;
       end_ = static_cast<size_t>(size);
       return true;
     }
-    if (size == 0 || (errno != EINTR && errno != EAGAIN)) return false;
+    if (wait_for == 0 || !Await(wait_for, deadline)) return false;
   }
-  return false;
 }
 
 bool HttpConnection::AwaitRequest() {
@@ -93,12 +111,12 @@ ssize_t HttpConnection::read(char* data, size_t size) {
 }
 
 ssize_t HttpConnection::write(const char* data, size_t size) {
+  const absl::Time deadline = absl::Now() + limits_.write_timeout;
   while (true) {
-    const ssize_t sent = send(socket_, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent >= 0) return sent;
-    if (errno == EINTR) continue;
-    if (errno != EAGAIN) return -1;
-    if (!Await(POLLOUT, absl::Now() + limits_.write_timeout)) return -1;
+    short wait_for = 0;
+    const ssize_t sent = Transmit(data, size, &wait_for);
+    if (sent > 0) return sent;
+    if (wait_for == 0 || !Await(wait_for, deadline)) return -1;
   }
 }
 

@@ -6,11 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "httplib.h"
+#include "rpc/http/http_tls.h"
 
 namespace polystrate {
 
@@ -23,10 +25,11 @@ struct ConnectionLimits {
   int64_t max_body_bytes = 32 << 20;
 };
 
-// One thread. Does not own the socket.
+// One thread. Does not own the socket, which must not block.
 class HttpConnection final : public httplib::Stream {
  public:
-  HttpConnection(int socket, const ConnectionLimits& limits);
+  // `tls` null: plain text.
+  HttpConnection(int socket, const ConnectionLimits& limits, std::unique_ptr<TlsSession> tls);
 
   // True as soon as a request has begun; false when the client has gone or let the time pass.
   bool AwaitRequest();
@@ -49,9 +52,13 @@ class HttpConnection final : public httplib::Stream {
   // Waits for `events` of poll(); false when it is too late.
   bool Await(short events, absl::Time deadline) const;
   bool Fill(absl::Time deadline);
+  // As TlsSession's.
+  ssize_t Receive(char* data, size_t size, short* wait_for);
+  ssize_t Transmit(const char* data, size_t size, short* wait_for);
 
   const int socket_;
   const ConnectionLimits& limits_;
+  const std::unique_ptr<TlsSession> tls_;
   absl::Time read_deadline_;
   int64_t left_to_read_ = 0;  // of what a request may have
   int64_t body_bytes_read_ = 0;

@@ -29,6 +29,7 @@ void SetOption(int socket, int level, int option, int value) {
 // A client whose machine is gone is noticed within about two minutes.
 void PrepareSocket(int socket) {
   fcntl(socket, F_SETFD, FD_CLOEXEC);
+  fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) | O_NONBLOCK);
   SetOption(socket, IPPROTO_TCP, TCP_NODELAY, 1);
   SetOption(socket, SOL_SOCKET, SO_KEEPALIVE, 1);
   SetOption(socket, IPPROTO_TCP, TCP_KEEPIDLE, 60);
@@ -40,15 +41,18 @@ void PrepareSocket(int socket) {
 void Close(int socket) {
   shutdown(socket, SHUT_WR);
   char unread[4096];
-  for (int i = 0; i < 64 && recv(socket, unread, sizeof(unread), MSG_DONTWAIT) > 0; ++i) {
+  for (int i = 0; i < 64 && recv(socket, unread, sizeof(unread), 0) > 0; ++i) {
   }
   close(socket);
 }
 
 }  // namespace
 
-HttpListener::HttpListener(const ConnectionLimits& limits, int max_connections)
-    : limits_(limits), max_connections_(static_cast<size_t>(max_connections)) {
+HttpListener::HttpListener(const ConnectionLimits& limits, int max_connections,
+                           std::unique_ptr<HttpTls> tls)
+    : limits_(limits),
+      max_connections_(static_cast<size_t>(max_connections)),
+      tls_(std::move(tls)) {
   new_task_queue = [] { return new ConnectionThreads; };  // httplib deletes it
   set_payload_max_length(static_cast<size_t>(limits.max_body_bytes));
   set_keep_alive_timeout(absl::ToInt64Seconds(limits.idle_timeout));
@@ -78,7 +82,7 @@ void HttpListener::Listen(const std::string& host) {
   while (true) {
     listen_after_bind();
     if (stopping_) return;
-    while (!bind_to_port(host, port_)) absl::SleepFor(absl::Milliseconds(100));
+    while (!stopping_ && !bind_to_port(host, port_)) absl::SleepFor(absl::Milliseconds(100));
     ::listen(svr_sock_, kBacklog);
   }
 }
@@ -108,23 +112,15 @@ void HttpListener::Join() {
 
 bool HttpListener::process_and_close_socket(int socket) {
   PrepareSocket(socket);
-  HttpConnection connection(socket, limits_);
-  bool full = false;
   {
     absl::MutexLock lock(&mutex_);
-    full = open_.size() >= max_connections_;
     open_.insert(socket);
   }
-  if (full) {
-    const std::string body = HttpError(503, "too many connections are open").ToJson();
-    const std::string answer = absl::StrCat(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-        "Connection: close\r\nContent-Length: ",
-        body.size(), "\r\n\r\n", body);
-    connection.write(answer.data(), answer.size());
-  } else {
-    while (ServeRequest(&connection)) {
-    }
+  {
+    HttpConnection connection(
+        socket, limits_,
+        tls_ == nullptr ? nullptr : std::make_unique<TlsSession>(tls_->Current(), socket));
+    Serve(&connection);
   }
   {
     absl::MutexLock lock(&mutex_);
@@ -132,6 +128,25 @@ bool HttpListener::process_and_close_socket(int socket) {
   }
   Close(socket);
   return true;
+}
+
+void HttpListener::Serve(HttpConnection* connection) {
+  bool full = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    full = open_.size() > max_connections_;
+  }
+  if (!full) {
+    while (ServeRequest(connection)) {
+    }
+  } else if (tls_ == nullptr) {  // nobody shakes hands for that
+    const std::string body = HttpError(503, "too many connections are open").ToJson();
+    const std::string answer = absl::StrCat(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+        "Connection: close\r\nContent-Length: ",
+        body.size(), "\r\n\r\n", body);
+    connection->write(answer.data(), answer.size());
+  }
 }
 
 bool HttpListener::ServeRequest(HttpConnection* connection) {

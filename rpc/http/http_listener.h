@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 #include <thread>
@@ -14,6 +15,7 @@
 #include "absl/time/time.h"
 #include "httplib.h"
 #include "rpc/http/http_connection.h"
+#include "rpc/http/http_tls.h"
 
 namespace polystrate {
 
@@ -22,7 +24,8 @@ namespace polystrate {
 // mean nothing.
 class HttpListener final : public httplib::Server {
  public:
-  HttpListener(const ConnectionLimits& limits, int max_connections);
+  // `tls` null: plain text.
+  HttpListener(const ConnectionLimits& limits, int max_connections, std::unique_ptr<HttpTls> tls);
   ~HttpListener() override;
 
   // Asked as soon as a request's headers are read: true when its body is not wanted. What is
@@ -42,6 +45,7 @@ class HttpListener final : public httplib::Server {
 
  private:
   bool process_and_close_socket(int socket) override;
+  void Serve(HttpConnection* connection);
   bool ServeRequest(HttpConnection* connection);
   // When its headers are read. Returns how many bytes of a body are behind them.
   int64_t Prepare(HttpConnection* connection, httplib::Request* request);
@@ -49,6 +53,7 @@ class HttpListener final : public httplib::Server {
 
   const ConnectionLimits limits_;
   const size_t max_connections_;
+  const std::unique_ptr<HttpTls> tls_;
   Refuses refuses_;
   int port_ = 0;
   std::thread thread_;

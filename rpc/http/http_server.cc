@@ -53,17 +53,24 @@ HttpError LibraryError(int status, int64_t max_body_bytes) {
   }
 }
 
+void WarnOfStrangers(const std::string& listen, bool encrypted, bool keyed) {
+  if (encrypted && keyed) return;
+  std::fprintf(stderr, "warning: %s can be reached from other machines and speaks HTTP%s%s\n",
+               listen.c_str(), encrypted ? "S" : " in plain text",
+               keyed ? "" : " with anybody (--api_key_file)");
+}
+
 }  // namespace
 
 class HttpServer::Impl {
  public:
-  Impl(const HttpOptions& options, std::unique_ptr<ApiKeys> keys,
+  Impl(const HttpOptions& options, std::unique_ptr<ApiKeys> keys, std::unique_ptr<HttpTls> tls,
        const std::shared_ptr<grpc::Channel>& backend, HttpExtras extras)
       : options_(options),
         extras_(std::move(extras)),
         gate_(Routes(extras_), std::move(keys)),
         handlers_(backend, &shutting_down_),
-        listener_(Limits(options), options.max_connections) {
+        listener_(Limits(options), options.max_connections, std::move(tls)) {
     Route();
   }
 
@@ -187,17 +194,19 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
     const std::string& listen, const HttpOptions& options, std::shared_ptr<grpc::Channel> backend,
     HttpExtras extras) {
   ASSIGN_OR_RETURN(const ListenAddress address, CheckListenAddress(listen));
+  const ServerSecurity& security = options.security;
   std::unique_ptr<ApiKeys> keys;
-  if (!options.api_key_file.empty()) {
-    ASSIGN_OR_RETURN(keys, ApiKeys::Create(options.api_key_file));
+  if (!security.api_key_file.empty()) {
+    ASSIGN_OR_RETURN(keys, ApiKeys::Create(security.api_key_file));
   }
-  const bool open = keys == nullptr;
-  auto impl = std::make_unique<Impl>(options, std::move(keys), backend, std::move(extras));
+  std::unique_ptr<HttpTls> tls;
+  if (!security.tls_cert.empty()) {
+    ASSIGN_OR_RETURN(tls, HttpTls::Create(security));
+  }
+  if (!address.loopback) WarnOfStrangers(listen, tls != nullptr, keys != nullptr);
+  auto impl =
+      std::make_unique<Impl>(options, std::move(keys), std::move(tls), backend, std::move(extras));
   RETURN_IF_ERROR(impl->Start(listen));
-  if (!address.loopback) {
-    std::fprintf(stderr, "warning: %s can be reached from other machines and speaks plain HTTP%s\n",
-                 listen.c_str(), open ? " with anybody (--api_key_file)" : "");
-  }
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 

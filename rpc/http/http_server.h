@@ -15,13 +15,13 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
+#include "rpc/server_credentials.h"
 
 namespace polystrate {
 
 struct HttpOptions {
-  // As of ServerSecurity: /v1 and /status want one of its keys, the rest is open to all. Empty:
-  // everything is.
-  std::string api_key_file;
+  // HTTPS; and with an api_key_file, /v1 and /status want one of its keys, the rest is open to all.
+  ServerSecurity security;
   // Web pages of these origins may call; as "https://example.org". None: browsers let no other
   // page than our own.
   std::vector<std::string> allowed_origins;

@@ -143,6 +143,7 @@ void ReadCommon(FieldReader& in, OpenAiRequest* request, pb::GenerateRequest* ca
 
 void AskForLogprobs(int64_t top_n, OpenAiRequest* request, pb::GenerateRequest* call) {
   request->logprobs = true;
+  request->top_logprobs = top_n;
   call->mutable_response()->set_return_output_logprobs(true);
   call->mutable_response()->mutable_output_candidates()->set_top_n(static_cast<uint32_t>(top_n));
 }

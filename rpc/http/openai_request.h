@@ -21,6 +21,7 @@ struct OpenAiRequest {
   bool stream = false;
   bool include_usage = false;  // a last chunk of the stream tells the usage
   bool logprobs = false;
+  int64_t top_logprobs = 0;         // of so many of the likeliest tokens, too
   bool echo = false;                // an answer begins with its prompt
   std::optional<int32_t> priority;  // openengine-priority
 };

@@ -98,7 +98,7 @@ TEST_F(HttpServerTest, WithoutExtrasTheirPathsAreNotThere) {
 TEST_F(HttpServerTest, KeysGuardTheApiAndTheStatus) {
   TempDir dir;
   std::ofstream(dir.File("keys")) << "0123456789abcdef\n";
-  Start({.api_key_file = dir.File("keys")},
+  Start({.security = {.api_key_file = dir.File("keys")}},
         {.metrics = [] { return ""; }, .status_json = [] { return "{}"; }});
   HttpClient client(port());
   for (const char* path : {"/v1/models", "/v1/models/tiny", "/status"}) {
@@ -123,8 +123,8 @@ TEST_F(HttpServerTest, KeysGuardTheApiAndTheStatus) {
 }
 
 TEST_F(HttpServerTest, BadKeyFileEndsTheStart) {
-  const auto server =
-      HttpServer::Start("127.0.0.1:0", {.api_key_file = "/nowhere"}, served_.channel(), {});
+  const auto server = HttpServer::Start("127.0.0.1:0", {.security = {.api_key_file = "/nowhere"}},
+                                        served_.channel(), {});
   EXPECT_EQ(server.status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(HttpServer::Start("nowhere", {}, served_.channel(), {}).status().code(),
             absl::StatusCode::kInvalidArgument);
