@@ -14,6 +14,10 @@ absl::Status RunCoordinator(const CoordinatorOptions& options) {
   ASSIGN_OR_RETURN(const auto server, CoordinatorServer::Start(options));
   std::fprintf(stderr, "coordinator: listening on %s (port %d), %zu engines named\n",
                options.listen.c_str(), server->port(), options.engines.size());
+  if (server->http_port() != 0) {
+    std::fprintf(stderr, "coordinator: HTTP on %s (port %d)\n", options.http_listen.c_str(),
+                 server->http_port());
+  }
   bool signalled = false;
   const SignalWatcher watcher([&](DrainSignal signal) {
     std::fprintf(stderr, "coordinator: signal %d\n", signal.number);

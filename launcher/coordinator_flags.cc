@@ -25,6 +25,11 @@ absl::Status CheckSeconds(const char* flag, double seconds, double least) {
 
 void CoordinatorFlags::AddTo(FlagSet* flags) {
   flags->Add("listen", &options.listen, "HOST:PORT of the gRPC server; port 0 takes a free one");
+  flags->Add("http_listen", &options.http_listen,
+             "HOST:PORT of the OpenAI API, /metrics, /health and the status page, plain HTTP "
+             "(default: none)");
+  flags->Add("http_origin", &options.http.allowed_origins,
+             "web pages that may call it, as https://example.org");
   flags->Add("engine", &options.engines, "HOST:PORT of an engine; may be given again");
   flags->Add("engine_file", &options.pool.engine_file,
              "file of engines, HOST:PORT a line; read again when it changes");
@@ -65,6 +70,7 @@ absl::StatusOr<CoordinatorOptions> CoordinatorFlags::Options() const {
   ASSIGN_OR_RETURN(made.pool.connector, Connector::Create(engines));
   made.pool.silence = absl::Seconds(engine_timeout);
   made.carry.timeout = absl::Seconds(carry_timeout);
+  made.http.api_key_file = made.rpc.security.api_key_file;
   made.drain_timeout = absl::Seconds(drain_timeout);
   return made;
 }

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "rpc/metric_list.h"
 
 namespace polystrate {
 namespace {
@@ -15,59 +16,7 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 using Label = ClientMetric::Label;
 
-class Families {
- public:
-  explicit Families(const std::string& model_name) : model_name_({"model_name", model_name}) {}
-
-  // Samples go to the last family that was begun.
-  Families& Begin(const char* name, MetricType type, const char* help) {
-    families_.push_back({name, help, type, {}});
-    return *this;
-  }
-  Families& Add(double value, std::vector<Label> labels = {}) {
-    ClientMetric& metric = AddMetric(std::move(labels));
-    metric.gauge.value = value;
-    metric.counter.value = value;
-    return *this;
-  }
-  Families& Add(const Histogram& histogram) {
-    ClientMetric::Histogram& out = AddMetric({}).histogram;
-    out.sample_count = static_cast<uint64_t>(histogram.count());
-    out.sample_sum = histogram.sum();
-    uint64_t cumulative = 0;
-    for (size_t i = 0; i < histogram.bounds().size(); ++i) {
-      cumulative += static_cast<uint64_t>(histogram.count_in(i));
-      out.bucket.push_back({cumulative, histogram.bounds()[i]});
-    }
-    out.bucket.push_back({out.sample_count, std::numeric_limits<double>::infinity()});
-    return *this;
-  }
-
-  void Gauge(const char* name, double value, const char* help) {
-    Begin(name, MetricType::Gauge, help).Add(value);
-  }
-  void Counter(const char* name, int64_t value, const char* help) {
-    Begin(name, MetricType::Counter, help).Add(static_cast<double>(value));
-  }
-  void Distribution(const char* name, const Histogram& histogram, const char* help) {
-    Begin(name, MetricType::Histogram, help).Add(histogram);
-  }
-
-  std::vector<MetricFamily> Take() { return std::move(families_); }
-
- private:
-  ClientMetric& AddMetric(std::vector<Label> labels) {
-    ClientMetric& metric = families_.back().metric.emplace_back();
-    metric.label = std::move(labels);
-    metric.label.push_back(model_name_);
-    return metric;
-  }
-
-  const Label model_name_;
-  std::vector<MetricFamily> families_;
-};
-
-void AddLoad(const EngineLoad& load, Families* out) {
+void AddLoad(const EngineLoad& load, MetricList* out) {
   out->Gauge("vllm:num_requests_running", static_cast<double>(load.running_requests),
              "Requests that are being computed.");
   out->Gauge("vllm:num_requests_waiting", static_cast<double>(load.queued_requests),
@@ -93,7 +42,7 @@ void AddLoad(const EngineLoad& load, Families* out) {
 }
 
 // No bound is +Inf.
-void AddQueueBounds(const MetricsSnapshot& snapshot, Families* out) {
+void AddQueueBounds(const MetricsSnapshot& snapshot, MetricList* out) {
   const auto bound = [](int64_t value) {
     return value == std::numeric_limits<int64_t>::max() ? std::numeric_limits<double>::infinity()
                                                         : static_cast<double>(value);
@@ -104,7 +53,7 @@ void AddQueueBounds(const MetricsSnapshot& snapshot, Families* out) {
              "Prompt tokens that may wait before requests are refused.");
 }
 
-void AddTokens(const EngineStats& stats, Families* out) {
+void AddTokens(const EngineStats& stats, MetricList* out) {
   out->Counter("vllm:prompt_tokens_total", stats.prompt_tokens,
                "Prompt tokens of requests whose prompt has been computed or found in the cache.");
   out->Counter("vllm:generation_tokens_total", stats.generation_tokens, "Tokens generated.");
@@ -119,7 +68,7 @@ void AddTokens(const EngineStats& stats, Families* out) {
   out->Counter("polystrate:steps_total", stats.steps, "Steps planned.");
 }
 
-void AddTimes(const EngineStats& stats, Families* out) {
+void AddTimes(const EngineStats& stats, MetricList* out) {
   out->Distribution("vllm:time_to_first_token_seconds", stats.time_to_first_token,
                     "From arrival to the first token.");
   out->Distribution("vllm:inter_token_latency_seconds", stats.inter_token_latency,
@@ -142,7 +91,7 @@ void AddTimes(const EngineStats& stats, Families* out) {
                     "Generated tokens of a finished request.");
 }
 
-void AddEnds(const MetricsSnapshot& snapshot, Families* out) {
+void AddEnds(const MetricsSnapshot& snapshot, MetricList* out) {
   constexpr const char* kReasons[kNumRequestEnds] = {"stop", "length", "abort", "error"};
   out->Begin("vllm:request_success_total", MetricType::Counter,
              "Accepted requests that have ended, by how.");
@@ -162,7 +111,7 @@ void AddEnds(const MetricsSnapshot& snapshot, Families* out) {
                "Lines lost because the request log's file was full or too slow.");
 }
 
-void AddRanks(const std::vector<RankStatus>& ranks, Families* out) {
+void AddRanks(const std::vector<RankStatus>& ranks, MetricList* out) {
   if (ranks.empty()) return;  // a family needs a sample
   const auto add = [&](const char* name, MetricType type, const char* help, auto value) {
     out->Begin(name, type, help);
@@ -187,7 +136,7 @@ void AddRanks(const std::vector<RankStatus>& ranks, Families* out) {
       [](const RankStatus& rank) { return absl::ToDoubleSeconds(rank.silent); });
 }
 
-void AddState(EngineState state, Families* out) {
+void AddState(EngineState state, MetricList* out) {
   constexpr std::pair<EngineState, const char*> kStates[] = {
       {EngineState::kStarting, "starting"}, {EngineState::kReady, "ready"},
       {EngineState::kDegraded, "degraded"}, {EngineState::kDraining, "draining"},
@@ -215,7 +164,7 @@ MetricsSnapshot TakeMetrics(Engine& engine, const RequestLog& log) {
 }
 
 std::vector<MetricFamily> MetricFamilies(const MetricsSnapshot& snapshot) {
-  Families families(snapshot.model_name);
+  MetricList families({{"model_name", snapshot.model_name}});
   AddLoad(snapshot.load, &families);
   AddQueueBounds(snapshot, &families);
   AddTokens(snapshot.stats, &families);

@@ -6,6 +6,8 @@
 #include "absl/time/clock.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "kernels/core/status.h"
+#include "rpc/coordinator/coordinator_metrics.h"
+#include "rpc/coordinator/status_json.h"
 
 namespace polystrate {
 namespace {
@@ -42,8 +44,33 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
       server->server_,
       StartGrpcServer(options.listen, options.rpc, options.rpc.max_message_bytes,
                       {&server->inference_, &server->control_, &server->admin_}, &server->port_));
+  RETURN_IF_ERROR(server->ListenHttp());
   server->health_ = std::thread([self = server.get()] { self->Run(); });
   return server;
+}
+
+absl::Status CoordinatorServer::ListenHttp() {
+  if (options_.http_listen.empty()) return absl::OkStatus();
+  const HttpExtras extras{[this] { return CoordinatorMetrics(registry_); },
+                          [this] { return Status(); }, [this] { return serving(); }};
+  ASSIGN_OR_RETURN(
+      http_, HttpServer::Start(options_.http_listen, options_.http, InProcessChannel(), extras));
+  return absl::OkStatus();
+}
+
+std::string CoordinatorServer::Status() const {
+  const CoordinatorStats& stats = registry_.stats();
+  CoordinatorStatus status;
+  status.version = POLYSTRATE_VERSION;
+  status.started = started_;
+  status.streams = registry_.num_calls();
+  status.waiting = registry_.num_waiting();
+  status.requests = static_cast<int64_t>(stats.requests);
+  status.failed = static_cast<int64_t>(stats.failed);
+  status.carried = static_cast<int64_t>(stats.carried);
+  status.quarantined = static_cast<int64_t>(stats.quarantined);
+  status.tokens = static_cast<int64_t>(stats.tokens);
+  return StatusJson(status, pool_->Read(), absl::Now());
 }
 
 CoordinatorServer::~CoordinatorServer() {
@@ -109,6 +136,7 @@ void CoordinatorServer::Drain(absl::Duration timeout) {
 
 void CoordinatorServer::WaitUntilDrained() {
   registry_.WaitUntilDrained();
+  if (http_ != nullptr) http_->Shutdown(absl::Now() + kLastReads);
   if (!registry_.WaitForNone(absl::Now() + kLastReads)) {
     std::fprintf(stderr, "coordinator: %lld clients did not take the end of their streams\n",
                  static_cast<long long>(registry_.num_calls()));

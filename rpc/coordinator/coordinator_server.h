@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "grpcpp/grpcpp.h"
 #include "rpc/coordinator/call_registry.h"
@@ -18,6 +19,7 @@
 #include "rpc/coordinator/coordinator_inference.h"
 #include "rpc/coordinator/engine_pool.h"
 #include "rpc/grpc_server.h"
+#include "rpc/http/http_server.h"
 
 namespace polystrate {
 
@@ -28,6 +30,8 @@ struct CoordinatorOptions {
   std::vector<std::string> engines;  // HOST:PORT
   CarryOptions carry;
   absl::Duration drain_timeout = absl::Seconds(30);
+  std::string http_listen;  // of the OpenAI API, metrics and the status page; empty: none
+  HttpOptions http;
 };
 
 class CoordinatorServer {
@@ -39,6 +43,7 @@ class CoordinatorServer {
   ~CoordinatorServer();
 
   int port() const { return port_; }
+  int http_port() const { return http_ == nullptr ? 0 : http_->port(); }
   CallRegistry& registry() { return registry_; }
   // To the services of this server, past its port and the keys that it wants.
   std::shared_ptr<grpc::Channel> InProcessChannel();
@@ -52,13 +57,15 @@ class CoordinatorServer {
 
  private:
   explicit CoordinatorServer(const CoordinatorOptions& options);
-  absl::Status Listen();
+  absl::Status ListenHttp();
+  std::string Status() const;  // as JSON
   // The health thread.
   void Run();
   void PublishHealth() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const CoordinatorOptions options_;
-  CallRegistry registry_;
+  const absl::Time started_ = absl::Now();
+  mutable CallRegistry registry_;
   std::unique_ptr<EnginePool> pool_;
   CoordinatorInference inference_;
   CoordinatorControl control_;
@@ -69,6 +76,7 @@ class CoordinatorServer {
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<HttpServer> http_;
   std::thread health_;
   int port_ = 0;
 };
