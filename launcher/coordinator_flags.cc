@@ -25,9 +25,10 @@ absl::Status CheckSeconds(const char* flag, double seconds, double least) {
 
 void CoordinatorFlags::AddTo(FlagSet* flags) {
   flags->Add("listen", &options.listen, "HOST:PORT of the gRPC server; port 0 takes a free one");
-  flags->Add("http_listen", &options.http_listen,
-             "HOST:PORT of the OpenAI API, /metrics, /health and the status page, plain HTTP "
-             "(default: none)");
+  flags->Add(
+      "http_listen", &options.http_listen,
+      "HOST:PORT of the OpenAI API, /metrics, /health and the status page; HTTPS with --tls_cert "
+      "(default: none)");
   flags->Add("http_origin", &options.http.allowed_origins,
              "web pages that may call it, as https://example.org");
   flags->Add("engine", &options.engines, "HOST:PORT of an engine; may be given again");
@@ -71,6 +72,8 @@ absl::StatusOr<CoordinatorOptions> CoordinatorFlags::Options() const {
   made.pool.silence = absl::Seconds(engine_timeout);
   made.carry.timeout = absl::Seconds(carry_timeout);
   made.http.api_key_file = made.rpc.security.api_key_file;
+  made.http.tls_cert = made.rpc.security.tls_cert;
+  made.http.tls_key = made.rpc.security.tls_key;
   made.drain_timeout = absl::Seconds(drain_timeout);
   return made;
 }
