@@ -34,6 +34,7 @@ absl::Status Frontend::Open(const ServeFlags& flags, const EngineSetup& setup) {
   RpcServerOptions rpc = flags.rpc;
   rpc.reader_timeout = absl::Seconds(flags.reader_timeout);
   RETURN_IF_ERROR(server_->Start(flags.listen, rpc));
+  ASSIGN_OR_RETURN(coordinators_, flags.registration.Make(flags.listen, server_->port()));
   if (!flags.metrics_listen.empty()) RETURN_IF_ERROR(ServeMetrics(flags.metrics_listen));
   watchdog_ = std::make_unique<Watchdog>(
       *engine_,
@@ -51,8 +52,16 @@ absl::Status Frontend::ServeMetrics(const std::string& address) {
 }
 
 void Frontend::Serve(RankSession& session) {
+  std::vector<std::unique_ptr<Registration>> registrations;
+  for (const RegistrationOptions& coordinator : coordinators_) {
+    registrations.push_back(std::make_unique<Registration>(coordinator, [this] {
+      const EngineState state = engine_->state();
+      return state != EngineState::kDraining && state != EngineState::kStopped;
+    }));
+  }
   engine_->Run(session.control(), session.stage());
   alarm(kLeaveSeconds);  // SIGALRM ends this process, and mpirun the others
+  registrations.clear();
   server_->Shutdown(absl::Now() + kLastReads);
   if (!watchdog_->engine_is_lost()) std::fprintf(stderr, "serve: drained\n");
 }

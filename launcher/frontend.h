@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "engine/engine.h"
@@ -14,6 +15,7 @@
 #include "launcher/signals.h"
 #include "launcher/watchdog.h"
 #include "rpc/metrics_server.h"
+#include "rpc/registration.h"
 #include "rpc/request_log.h"
 #include "rpc/server.h"
 
@@ -23,8 +25,8 @@ class Frontend {
  public:
   // Listens, NOT_SERVING yet, and heeds signals from here on.
   absl::Status Open(const ServeFlags& flags, const EngineSetup& setup);
-  // When all ranks are ready: serves until drained, then tells every rank to stop. A drain that has
-  // begun before lets nobody in.
+  // When all ranks are ready: serves until drained, then tells every rank to stop; coordinators
+  // are told meanwhile. A drain that has begun before lets nobody in.
   void Serve(RankSession& session);
 
   Engine& engine() { return *engine_; }
@@ -41,6 +43,7 @@ class Frontend {
   std::unique_ptr<RequestLog> log_;
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<MetricsServer> metrics_;
+  std::vector<RegistrationOptions> coordinators_;
   std::unique_ptr<Watchdog> watchdog_;
   bool signalled_ = false;                  // only the watcher's thread
   std::unique_ptr<SignalWatcher> watcher_;  // last: it calls the others

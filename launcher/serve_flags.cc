@@ -1,6 +1,7 @@
 #include "launcher/serve_flags.h"
 
 #include "absl/strings/str_cat.h"
+#include "kernels/core/status.h"
 
 namespace polystrate {
 
@@ -34,9 +35,11 @@ void ServeFlags::AddTo(FlagSet* flags) {
              "HOST:PORT of GET /metrics for Prometheus, plain HTTP over IPv4 (default: none)");
   flags->Add("request_log", &request_log,
              "file that gets a line of JSON for every request, - for stderr (default: none)");
+  registration.AddTo(flags);
 }
 
 absl::Status ServeFlags::Check() const {
+  RETURN_IF_ERROR(registration.Check(listen));
   if (drain_timeout < 0) {
     return absl::InvalidArgumentError("--drain_timeout must not be negative");
   }

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "launcher/engine_setup.h"
 #include "launcher/flags.h"
+#include "launcher/registration_flags.h"
 #include "rpc/server.h"
 
 namespace polystrate {
@@ -25,6 +26,7 @@ struct ServeFlags {
   RpcServerOptions rpc;
   std::string metrics_listen;
   std::string request_log;
+  RegistrationFlags registration;
 
   void AddTo(FlagSet* flags);
   // INVALID_ARGUMENT for numbers that make no sense.

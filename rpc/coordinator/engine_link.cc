@@ -29,13 +29,14 @@ bool Unknown(const grpc::Status& status) {
 EngineLink::EngineLink(std::string target, EngineLinkOptions options)
     : target_(std::move(target)), options_(std::move(options)) {}
 
-EngineLink::Happened EngineLink::Advance(absl::Time now) {
+EngineLink::Happened EngineLink::Advance(absl::Time now, absl::Duration overslept) {
   Due due;
   Connection dropped;
   Happened happened;
   {
     absl::MutexLock lock(&mutex_);
     if (closed_) return {.next = absl::InfiniteFuture()};
+    heard_ = std::min(heard_ + overslept, now);
     if (connection_ != nullptr && now - heard_ > options_.silence) {
       Lose(absl::UnavailableError(
           absl::StrCat("no answer in ", absl::FormatDuration(options_.silence))));
@@ -159,7 +160,8 @@ void EngineLink::OnLoad(const Connection& connection, int64_t held_before,
   absl::MutexLock lock(&mutex_);
   if (!Ended(connection, status)) return;
   load_asked_ = false;
-  if (Unknown(status)) return;
+  // An answer that is late is Advance()'s to judge.
+  if (Unknown(status) || status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return;
   if (!status.ok()) return Lose(FromGrpc(status));
   load_ = load;
   const auto told = static_cast<int64_t>(load.running_tokens() + load.waiting_tokens());

@@ -42,8 +42,9 @@ class EngineLink : public std::enable_shared_from_this<EngineLink> {
     bool serving = false;  // it is there for the first time, or again
     absl::Time next;       // when Advance() is due, if nothing wakes before
   };
-  // One thread: starts the calls that are due. Tells what has happened since the last time.
-  Happened Advance(absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
+  // One thread: starts the calls that are due. Tells what has happened since the last time. What
+  // the thread has `overslept`, as when the whole process was stopped, is no silence of the engine.
+  Happened Advance(absl::Time now, absl::Duration overslept) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // What routing has to know.
   struct Standing {

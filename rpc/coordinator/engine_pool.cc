@@ -52,6 +52,7 @@ class EnginePool::Impl {
   };
 
   Member& FindOrAdd(const std::string& target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<Link> Links() const ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status ReadFile() ABSL_LOCKS_EXCLUDED(mutex_);
   // Of those that `model` names: the members that have it, or why there are none.
   absl::StatusOr<std::vector<Member*>> MembersWith(const std::string& model)
@@ -62,7 +63,7 @@ class EnginePool::Impl {
   void LookAtFile(absl::Time now);
   // Those that nobody names any more go.
   std::vector<Link> Prune(absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Time AdvanceAll(absl::Time now);
+  absl::Time AdvanceAll(absl::Time now, absl::Duration overslept);
   void Wake() ABSL_LOCKS_EXCLUDED(wake_mutex_);
 
   const EnginePoolOptions options_;
@@ -105,11 +106,10 @@ void EnginePool::Impl::Stop() {
     stopping_ = true;
   }
   thread_.join();
-  std::vector<Link> links;
+  std::vector<Link> links = Links();
   {
     absl::MutexLock lock(&mutex_);
-    links = closed_;
-    for (const auto& [target, member] : members_) links.push_back(member.link);
+    links.insert(links.end(), closed_.begin(), closed_.end());
   }
   for (const Link& link : links) link->Close();
   for (const Link& link : links) link->WaitUntilIdle();
@@ -213,14 +213,20 @@ bool EnginePool::Impl::any_serving() const {
 }
 
 std::vector<EnginePool::View> EnginePool::Impl::Read() const {
-  absl::MutexLock lock(&mutex_);
   std::vector<View> views;
-  for (const auto& [target, member] : members_) views.push_back(member.link->Read());
+  for (const Link& link : Links()) views.push_back(link->Read());
   return views;
 }
 
+std::vector<EnginePool::Impl::Link> EnginePool::Impl::Links() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<Link> links;
+  for (const auto& [target, member] : members_) links.push_back(member.link);
+  return links;
+}
+
 void EnginePool::Impl::Run() {
-  absl::Time next = absl::InfinitePast();
+  absl::Time next = absl::Now();
   while (true) {
     {
       absl::MutexLock lock(&wake_mutex_);
@@ -233,7 +239,8 @@ void EnginePool::Impl::Run() {
     }
     const absl::Time now = absl::Now();
     LookAtFile(now);
-    next = std::min(AdvanceAll(now), now + kFileInterval);
+    const absl::Duration overslept = std::max(now - next, absl::ZeroDuration());
+    next = std::min(AdvanceAll(now, overslept), now + kFileInterval);
   }
 }
 
@@ -262,17 +269,12 @@ std::vector<EnginePool::Impl::Link> EnginePool::Impl::Prune(absl::Time now) {
   return to_close;
 }
 
-absl::Time EnginePool::Impl::AdvanceAll(absl::Time now) {
+absl::Time EnginePool::Impl::AdvanceAll(absl::Time now, absl::Duration overslept) {
   for (const Link& link : Prune(now)) link->Close();
-  std::vector<Link> links;
-  {
-    absl::MutexLock lock(&mutex_);
-    for (const auto& [target, member] : members_) links.push_back(member.link);
-  }
   absl::Time next = absl::InfiniteFuture();
   bool serving = false;
-  for (const Link& link : links) {
-    const EngineLink::Happened happened = link->Advance(now);
+  for (const Link& link : Links()) {
+    const EngineLink::Happened happened = link->Advance(now, overslept);
     next = std::min(next, happened.next);
     serving = serving || happened.serving;
     if (happened.lost && events_.lost) events_.lost(link->target());

@@ -8,7 +8,6 @@
 
 #include <atomic>
 #include <cmath>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -22,21 +21,10 @@
 #include "tests/testing/expect_status.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
+#include "tests/testing/within.h"
 
 namespace polystrate {
 namespace {
-
-bool Within(absl::Duration time, const std::function<bool()>& condition) {
-  const absl::Time deadline = absl::Now() + time;
-  while (!condition()) {
-    if (absl::Now() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(5));
-  }
-  return true;
-}
-
-// Longer than anything takes on a machine that others use too.
-constexpr absl::Duration kLong = absl::Seconds(20);
 
 class EnginePoolTest : public testing::Test {
  protected:
