@@ -90,18 +90,20 @@ void EngineLink::Introduce(const Connection& connection) {
   connection->Watch(
       [self, connection](bool serving) { self->OnHealth(connection, serving); },
       [self, connection](const grpc::Status& status) { self->OnWatchEnd(connection, status); });
-  connection->GetServerInfo(options_.silence, [self, connection](const grpc::Status& status,
-                                                                 const pb::ServerInfo& server) {
-    absl::MutexLock lock(&self->mutex_);
-    if (!self->Ended(connection, status)) return;
-    if (!status.ok() && !Unknown(status)) return self->Lose(FromGrpc(status));
-    self->server_ = server;
-    self->told_.server = true;
-    self->SeeInstance(server.instance_id());
-    self->SetServing();
-  });
+  // Longer than the silence that Advance() sees first and has words for.
+  const absl::Duration timeout = 2 * options_.silence;
+  connection->GetServerInfo(
+      timeout, [self, connection](const grpc::Status& status, const pb::ServerInfo& server) {
+        absl::MutexLock lock(&self->mutex_);
+        if (!self->Ended(connection, status)) return;
+        if (!status.ok() && !Unknown(status)) return self->Lose(FromGrpc(status));
+        self->server_ = server;
+        self->told_.server = true;
+        self->SeeInstance(server.instance_id());
+        self->SetServing();
+      });
   connection->GetModelInfo(
-      options_.silence, [self, connection](const grpc::Status& status, const pb::ModelInfo& model) {
+      timeout, [self, connection](const grpc::Status& status, const pb::ModelInfo& model) {
         absl::MutexLock lock(&self->mutex_);
         if (!self->Ended(connection, status)) return;
         if (!status.ok()) return self->Lose(FromGrpc(status));

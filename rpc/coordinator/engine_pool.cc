@@ -21,6 +21,8 @@ namespace polystrate {
 namespace {
 
 constexpr absl::Duration kFileInterval = absl::Seconds(1);
+// Who wakes so late was stopped, or its machine was.
+constexpr absl::Duration kStopped = absl::Milliseconds(300);
 // Whoever may register could fill the memory without it.
 constexpr size_t kMaxEngines = 1024;
 
@@ -239,7 +241,7 @@ void EnginePool::Impl::Run() {
     }
     const absl::Time now = absl::Now();
     LookAtFile(now);
-    const absl::Duration overslept = std::max(now - next, absl::ZeroDuration());
+    const absl::Duration overslept = now - next > kStopped ? now - next : absl::ZeroDuration();
     next = std::min(AdvanceAll(now, overslept), now + kFileInterval);
   }
 }
