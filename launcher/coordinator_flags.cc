@@ -71,9 +71,7 @@ absl::StatusOr<CoordinatorOptions> CoordinatorFlags::Options() const {
   ASSIGN_OR_RETURN(made.pool.connector, Connector::Create(engines));
   made.pool.silence = absl::Seconds(engine_timeout);
   made.carry.timeout = absl::Seconds(carry_timeout);
-  made.http.api_key_file = made.rpc.security.api_key_file;
-  made.http.tls_cert = made.rpc.security.tls_cert;
-  made.http.tls_key = made.rpc.security.tls_key;
+  made.http.security = made.rpc.security;
   made.drain_timeout = absl::Seconds(drain_timeout);
   return made;
 }
