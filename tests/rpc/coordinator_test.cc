@@ -208,6 +208,10 @@ TEST_F(CoordinatorTest, AFullEngineLeavesItToAnother) {
     open.push_back(std::make_unique<Open>());
     open.back()->reader = inference_->Generate(&open.back()->context, GreedyRequest(20000));
     open.back()->reader->WaitForInitialMetadata();
+    if (i != 1) continue;
+    for (const auto& engine : engines_) {  // none of the first two waits any more
+      ASSERT_TRUE(Eventually([&] { return engine->engine().load().running_requests == 1; }));
+    }
   }
   const Answer refused = Ask(*inference_, GreedyRequest(5));
   EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
