@@ -39,11 +39,13 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
                                                        registry->OnEngineLost(target);
                                                      }}));
   registry->SetPool(server->pool_.get());
+  server->engines_ = std::make_unique<RegistryService>(*server->pool_);
   // A resumed request carries its tokens; how large it may be an engine says.
-  ASSIGN_OR_RETURN(
-      server->server_,
-      StartGrpcServer(options.listen, options.rpc, options.rpc.max_message_bytes,
-                      {&server->inference_, &server->control_, &server->admin_}, &server->port_));
+  ASSIGN_OR_RETURN(server->server_,
+                   StartGrpcServer(options.listen, options.rpc, options.rpc.max_message_bytes,
+                                   {&server->inference_, &server->control_, &server->admin_,
+                                    server->engines_.get()},
+                                   &server->port_));
   RETURN_IF_ERROR(server->ListenHttp());
   server->health_ = std::thread([self = server.get()] { self->Run(); });
   return server;
@@ -117,10 +119,11 @@ void CoordinatorServer::PublishHealth() {
                          : "coordinator: no engine serves; %s (port %d) is NOT_SERVING\n",
                  options_.listen.c_str(), port_);
   }
-  SetHealth(*server_,
-            {openengine::v1::Inference::service_full_name(),
-             openengine::v1::Control::service_full_name(), v1::Admin::service_full_name()},
-            serving);
+  SetHealth(
+      *server_,
+      {openengine::v1::Inference::service_full_name(), openengine::v1::Control::service_full_name(),
+       v1::Admin::service_full_name(), v1::Coordinator::service_full_name()},
+      serving);
 }
 
 void CoordinatorServer::Drain(absl::Duration timeout) {

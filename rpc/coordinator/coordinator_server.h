@@ -18,6 +18,7 @@
 #include "rpc/coordinator/coordinator_control.h"
 #include "rpc/coordinator/coordinator_inference.h"
 #include "rpc/coordinator/engine_pool.h"
+#include "rpc/coordinator/registry_service.h"
 #include "rpc/grpc_server.h"
 #include "rpc/http/http_server.h"
 
@@ -70,6 +71,7 @@ class CoordinatorServer {
   CoordinatorInference inference_;
   CoordinatorControl control_;
   CoordinatorAdmin admin_;
+  std::unique_ptr<RegistryService> engines_;
 
   mutable absl::Mutex mutex_;
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;
