@@ -44,4 +44,6 @@ absl::StatusOr<std::string> ChatTemplate::Render(const ChatContext& context,
   return absl::InvalidArgumentError(absl::StrCat("chat template: ", prompt.status().message()));
 }
 
+bool ChatTemplate::TakesParts() const { return parsed_->loops_over_content; }
+
 }  // namespace polystrate

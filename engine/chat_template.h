@@ -2,9 +2,10 @@
 // chat_template.jinja, that turns a conversation into a prompt.
 //
 // What is understood is what the templates on the Hugging Face hub use, and it renders as their
-// `apply_chat_template` does (blocks trimmed and stripped, `break` and `continue`): docs/serving.md
-// lists it. A template is a stranger's program: it reaches no file, no network and no clock but
-// `strftime_now`, and its steps, memory, output and nesting are bounded (RenderLimits).
+// `apply_chat_template` does (blocks trimmed and stripped, `break` and `continue`):
+// docs/chat_templates.md lists it. A template is a stranger's program: it reaches no file, no
+// network and no clock but `strftime_now`, and its steps, memory, output and nesting are bounded
+// (RenderLimits).
 #pragma once
 
 #include <memory>
@@ -51,6 +52,10 @@ class ChatTemplate {
   // bound that was passed.
   absl::StatusOr<std::string> Render(const ChatContext& context,
                                      const jinja::RenderLimits& limits = {}) const;
+
+  // Whether it goes over a message's content part by part: {"type": "text", "text": ...}. Others
+  // take content for text.
+  bool TakesParts() const;
 
  private:
   explicit ChatTemplate(std::shared_ptr<const jinja::Template> parsed);

@@ -126,6 +126,7 @@ struct Statement {
 struct Template {
   Body body;
   std::vector<std::string> symbols;  // names by Symbol
+  bool loops_over_content = false;   // over `content`, `x.content` or `x['content']`
 };
 
 }  // namespace polystrate::jinja

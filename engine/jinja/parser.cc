@@ -15,6 +15,18 @@
 namespace polystrate::jinja {
 namespace {
 
+bool IsContent(const Expr& expr) {
+  if (expr.kind == ExprKind::kFilter && expr.children[0] != nullptr) {
+    return IsContent(*expr.children[0]);
+  }
+  if (expr.kind == ExprKind::kName || expr.kind == ExprKind::kAttribute) {
+    return expr.name == "content";
+  }
+  if (expr.kind != ExprKind::kItem) return false;
+  const Value& key = expr.children[1]->constant;
+  return key.IsString() && key.text() == "content";
+}
+
 using StatementPtr = std::unique_ptr<const Statement>;
 using Ends = std::initializer_list<std::string_view>;
 
@@ -51,13 +63,15 @@ class Parser {
   TokenStream tokens_;
   SymbolTable symbols_;
   ExpressionParser expressions_{tokens_, symbols_};
-  int depth_ = 0;       // of statements within each other
+  int depth_ = 0;  // of statements within each other
+  bool loops_over_content_ = false;
   int loop_depth_ = 0;  // of loops around this place, within its macro
 };
 
 absl::StatusOr<Template> Parser::Run() {
   Template parsed;
   ASSIGN_OR_RETURN(parsed.body, Until({}));
+  parsed.loops_over_content = loops_over_content_;
   parsed.symbols = symbols_.TakeNames();
   return parsed;
 }
@@ -147,6 +161,7 @@ absl::StatusOr<StatementPtr> Parser::For() {
   ASSIGN_OR_RETURN(statement->target, expressions_.AssignmentTarget(/*with_attribute=*/false));
   RETURN_IF_ERROR(tokens_.ExpectName("in"));
   ASSIGN_OR_RETURN(statement->expr, expressions_.Tuple(/*with_condition=*/false, "recursive"));
+  loops_over_content_ |= IsContent(*statement->expr);
   ExprPtr condition;
   if (tokens_.SkipName("if")) {
     ASSIGN_OR_RETURN(condition, expressions_.Expression());
