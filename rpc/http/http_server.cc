@@ -24,6 +24,7 @@ constexpr char kModelPath[] = "/v1/models/";
 std::vector<HttpRoute> Routes(const HttpExtras& extras) {
   std::vector<HttpRoute> routes = {
       {.method = "POST", .path = "/v1/completions", .keyed = true},
+      {.method = "POST", .path = "/v1/chat/completions", .keyed = true},
       {.method = "GET", .path = "/v1/models", .keyed = true},
       {.method = "GET", .path = kModelPath, .prefix = true, .keyed = true},
       {.method = "GET", .path = "/health"},
@@ -123,6 +124,9 @@ void HttpServer::Impl::Route() {
   });
   listener_.Post("/v1/completions", [this](const Request& request, Response& response) {
     handlers_.Complete(request, response);
+  });
+  listener_.Post("/v1/chat/completions", [this](const Request& request, Response& response) {
+    handlers_.Chat(request, response);
   });
   listener_.Get("/v1/models",
                 [this](const Request&, Response& response) { handlers_.ListModels(response); });

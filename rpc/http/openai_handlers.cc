@@ -85,6 +85,22 @@ absl::Status OpenAiHandlers::TryComplete(const httplib::Request& request,
   return Answer(AnswerKind::kCompletion, std::move(asked), request, response);
 }
 
+void OpenAiHandlers::Chat(const httplib::Request& request, httplib::Response& response) {
+  const absl::Status status = TryChat(request, response);
+  if (!status.ok()) SetError(HttpError(status), &response);
+}
+
+absl::Status OpenAiHandlers::TryChat(const httplib::Request& request, httplib::Response& response) {
+  ASSIGN_OR_RETURN(const Json body, ReadBody(request));
+  ASSIGN_OR_RETURN(OpenAiRequest asked, ReadChatRequest(body.root()));
+  ASSIGN_OR_RETURN(const pb::ModelInfo model, models_.Info(asked.model));
+  if (asked.model.empty()) asked.model = model.model_id();
+  const bool with_tools = body.root().GetStringOr("tool_choice", "auto").value_or("one") != "none";
+  ASSIGN_OR_RETURN(const std::string prompt, chat_prompts_.Make(request.body, with_tools, model));
+  asked.calls.front().set_prompt(prompt);
+  return Answer(AnswerKind::kChat, std::move(asked), request, response);
+}
+
 absl::Status OpenAiHandlers::Answer(AnswerKind kind, OpenAiRequest asked,
                                     const httplib::Request& request, httplib::Response& response) {
   ASSIGN_OR_RETURN(CallTerms terms, ReadCallTerms(request, asked.priority));
