@@ -1,6 +1,8 @@
 #include "launcher/rank_session.h"
 
 #include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -49,6 +51,9 @@ absl::StatusOr<std::unique_ptr<RankSession>> RankSession::Start(const EngineFlag
   std::unique_ptr<MpiSession> mpi;
   if (launch.world_size > 1) {
     ASSIGN_OR_RETURN(mpi, MpiSession::Start());
+  } else if (launch.launched && prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) {
+    // As MpiSession has it: a launcher that is killed leaves no rank behind, a single one neither.
+    return absl::InternalError("prctl(PR_SET_PDEATHSIG) failed");
   }
   const Topology topology(parallel, mpi ? mpi->rank() : 0);
   std::unique_ptr<RankSession> session(new RankSession(topology, threads));

@@ -35,6 +35,18 @@ TEST_F(BehaviourLoss, RankLostKilledPeerOfRankZero) {
   EXPECT_EQ(states.back(), HealthCheckResponse::NOT_SERVING);
 }
 
+// Neither ranks that speak MPI nor one that has nobody to speak to.
+TEST_F(BehaviourLoss, AKilledLauncherLeavesNoRank) {
+  for (const int ranks : {1, 2}) {
+    SCOPED_TRACE(ranks);
+    Launch(Mpirun(ranks, Serve({"--pp", absl::StrCat(ranks)})));
+    ASSERT_TRUE(engine_->WaitForOutput("SERVING", kPatience)) << engine_->Err();
+    const absl::Time killed = absl::Now();
+    engine_->Signal(SIGKILL);
+    ExpectGone(128 + SIGKILL, killed);
+  }
+}
+
 TEST_F(BehaviourLoss, RankLostKilledSampler) {
   Start(/*tp=*/2, /*pp=*/2);
   auto streams = LongStreams(3);
