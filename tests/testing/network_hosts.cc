@@ -1,28 +1,22 @@
 #include "tests/testing/network_hosts.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <sched.h>
-#include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <sstream>
 #include <system_error>
 #include <thread>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "kernels/core/check.h"
+#include "tests/testing/tcp_socket.h"
 
 namespace polystrate {
 namespace {
@@ -117,28 +111,6 @@ std::string FirstLine(const std::string& path) {
   return std::string(absl::StripAsciiWhitespace(ReadFile(path)));
 }
 
-absl::StatusOr<int> ConnectHere(const std::string& address) {
-  const std::vector<std::string> parts = absl::StrSplit(address, ':');
-  CHECK_EQ(parts.size(), 2u);
-  int port = 0;
-  CHECK(absl::SimpleAtoi(parts[1], &port));
-  sockaddr_in to = {};
-  to.sin_family = AF_INET;
-  to.sin_port = htons(port);
-  CHECK_EQ(inet_pton(AF_INET, parts[0].c_str(), &to.sin_addr), 1);
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  CHECK_GE(fd, 0);
-  const timeval patience = {.tv_sec = 5, .tv_usec = 0};  // of connect() too
-  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-  if (connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) != 0) {
-    const int error = errno;
-    close(fd);
-    return absl::UnavailableError(absl::StrCat(address, ": ", strerror(error)));
-  }
-  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-  return fd;
-}
-
 }  // namespace
 
 std::string NetworkHosts::WhyNot() {
@@ -210,7 +182,7 @@ absl::StatusOr<int> NetworkHosts::Connect(int host, const std::string& address) 
   // A socket stays in the namespace of the thread that has made it.
   std::thread([&] {
     CHECK_EQ(setns(space, CLONE_NEWNET), 0);
-    socket = ConnectHere(address);
+    socket = ConnectTcp(address);
   }).join();
   close(space);
   return socket;

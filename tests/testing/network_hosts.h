@@ -42,8 +42,7 @@ class NetworkHosts {
   // the first. `flags` are more of mpirun's.
   CommandLine Mpirun(const std::vector<Slots>& slots, const CommandLine& command,
                      const CommandLine& flags = {}) const;
-  // A non-blocking TCP socket that is connected from `host` to HOST:PORT, the caller's. For clients
-  // in the test's own process.
+  // ConnectTcp (tests/testing/tcp_socket.h) from there, for clients in the test's own process.
   absl::StatusOr<int> Connect(int host, const std::string& address) const;
 
   // From now on the switch drops what the host sends and what is sent to it. Neither end is told.
