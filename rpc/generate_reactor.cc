@@ -4,23 +4,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/retry_delay.h"
 #include "kernels/core/check.h"
 #include "rpc/grpc_status.h"
 #include "rpc/trace_context.h"
 
 namespace polystrate {
-namespace {
-
-// The request may be sent again at once, by a reader that keeps up.
-absl::Status Stalled(const std::string& how) {
-  return WithRetryDelay(absl::ResourceExhaustedError("the reader was stalled: " + how),
-                        QueueBound::kMinRetryDelay);
-}
-
-}  // namespace
-
-GenerateReactor::GenerateReactor(Engine& engine, ReaderWatch& readers,
+GenerateReactor::GenerateReactor(Engine& engine, ReaderWatch<GenerateReactor>& readers,
                                  grpc::CallbackServerContext* context, CallRecord record)
     : engine_(engine),
       readers_(readers),
@@ -115,7 +104,7 @@ void GenerateReactor::OnToken(const TokenInfo& token) {
     events_.AddToken(token);
     too_much = events_.token_bytes() > kMaxWaitingBytes;
   }
-  if (too_much) EndNow(Stalled(absl::StrCat("it let ", kMaxWaitingBytes, " bytes wait")));
+  if (too_much) EndNow(StalledReader(absl::StrCat("it let ", kMaxWaitingBytes, " bytes wait")));
   Advance();
 }
 
@@ -192,7 +181,7 @@ std::optional<uint64_t> GenerateReactor::PendingOperation() {
 }
 
 void GenerateReactor::GiveUpReader(absl::Duration stalled) {
-  EndNow(Stalled(absl::StrCat("it took nothing for ", absl::FormatDuration(stalled))));
+  EndNow(StalledReader(absl::StrCat("it took nothing for ", absl::FormatDuration(stalled))));
   Advance();
 }
 

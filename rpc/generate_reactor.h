@@ -31,8 +31,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateRespon
   static constexpr int64_t kMaxWaitingBytes = 8 << 20;
 
   // All must outlive the call. Either Submit or Refuse has to follow.
-  GenerateReactor(Engine& engine, ReaderWatch& readers, grpc::CallbackServerContext* context,
-                  CallRecord record);
+  GenerateReactor(Engine& engine, ReaderWatch<GenerateReactor>& readers,
+                  grpc::CallbackServerContext* context, CallRecord record);
   // What the client asks for, or why it cannot be had. Any thread, but one of gRPC's only if the
   // call has not begun.
   void Submit(absl::StatusOr<GenerationRequest> request);
@@ -80,7 +80,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<pb::GenerateRespon
   void Advance() ABSL_LOCKS_EXCLUDED(mutex_);
 
   Engine& engine_;
-  ReaderWatch& readers_;
+  ReaderWatch<GenerateReactor>& readers_;
   std::string request_id_;
   std::vector<int32_t> prompt_;  // its tokens that OnPrompt is going to be about
   CallRecord record_;            // only the engine's thread once it has the request

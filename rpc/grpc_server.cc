@@ -90,6 +90,13 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartGrpcServer(
   return server;
 }
 
+std::shared_ptr<grpc::Channel> InProcessChannel(grpc::Server& server) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetMaxSendMessageSize(-1);
+  return server.InProcessChannel(arguments);
+}
+
 void SetHealth(grpc::Server& server, const std::vector<std::string>& services, bool serving) {
   grpc::HealthCheckServiceInterface* health = server.GetHealthCheckService();
   health->SetServingStatus(serving);  // of "" and of every service that has a status

@@ -30,6 +30,10 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartGrpcServer(
     const std::string& address, const RpcServerOptions& options, int64_t max_request_bytes,
     const std::vector<grpc::Service*>& services, int* port);
 
+// To the services of this server, past its port, the keys that it wants and the limits of messages.
+// Ends with the server.
+std::shared_ptr<grpc::Channel> InProcessChannel(grpc::Server& server);
+
 // What grpc.health.v1 says of the whole server and of each of these services.
 void SetHealth(grpc::Server& server, const std::vector<std::string>& services, bool serving);
 

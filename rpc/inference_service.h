@@ -17,6 +17,8 @@
 
 namespace polystrate {
 
+class GenerateReactor;
+
 class InferenceService final : public openengine::v1::Inference::CallbackService {
  public:
   // `engine` and `log`, which may be null, must outlive the service and every stream.
@@ -59,7 +61,7 @@ class InferenceService final : public openengine::v1::Inference::CallbackService
   std::atomic<uint64_t> num_ids_{0};
   std::atomic<bool> accepting_{false};
   const int64_t max_token_bytes_;  // of the vocabulary; 0 without a tokenizer
-  ReaderWatch reader_watch_;
+  ReaderWatch<GenerateReactor> reader_watch_;
   RequestReaders request_readers_;
 };
 

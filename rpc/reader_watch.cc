@@ -3,12 +3,22 @@
 #include <algorithm>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/queue_bound.h"
+#include "engine/retry_delay.h"
 #include "rpc/generate_reactor.h"
+#include "rpc/vllm/gateway_stream.h"
 
 namespace polystrate {
 
-ReaderWatch::~ReaderWatch() {
+absl::Status StalledReader(const std::string& how) {
+  return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat("the reader was stalled: ", how)),
+                        QueueBound::kMinRetryDelay);
+}
+
+template <typename Stream>
+ReaderWatch<Stream>::~ReaderWatch() {
   if (!thread_.joinable()) return;
   {
     absl::MutexLock lock(&mutex_);
@@ -17,28 +27,33 @@ ReaderWatch::~ReaderWatch() {
   thread_.join();
 }
 
-void ReaderWatch::Start(absl::Duration timeout) {
+template <typename Stream>
+void ReaderWatch<Stream>::Start(absl::Duration timeout) {
   timeout_ = timeout;
   thread_ = std::thread([this] { Watch(); });
 }
 
-void ReaderWatch::Add(GenerateReactor* stream) {
+template <typename Stream>
+void ReaderWatch<Stream>::Add(Stream* stream) {
   absl::MutexLock lock(&mutex_);
   streams_.emplace(stream, Seen{});
 }
 
-void ReaderWatch::Remove(GenerateReactor* stream) {
+template <typename Stream>
+void ReaderWatch<Stream>::Remove(Stream* stream) {
   absl::MutexLock lock(&mutex_);
   streams_.erase(stream);
 }
 
-void ReaderWatch::WaitForNone(absl::Time deadline) {
+template <typename Stream>
+void ReaderWatch<Stream>::WaitForNone(absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
   const auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return streams_.empty(); };
   mutex_.AwaitWithDeadline(absl::Condition(&none), deadline);
 }
 
-void ReaderWatch::Watch() {
+template <typename Stream>
+void ReaderWatch<Stream>::Watch() {
   const absl::Duration interval =
       std::clamp(timeout_ / 8, absl::Milliseconds(10), absl::Seconds(1));
   while (true) {
@@ -50,9 +65,10 @@ void ReaderWatch::Watch() {
   }
 }
 
-void ReaderWatch::Look(absl::Time now) {
-  std::vector<GenerateReactor*> to_give_up;
-  std::vector<GenerateReactor*> to_break;
+template <typename Stream>
+void ReaderWatch<Stream>::Look(absl::Time now) {
+  std::vector<Stream*> to_give_up;
+  std::vector<Stream*> to_break;
   {
     absl::MutexLock lock(&mutex_);
     for (auto& [stream, seen] : streams_) {
@@ -69,14 +85,17 @@ void ReaderWatch::Look(absl::Time now) {
     }
   }
   // Without the mutex, for they may end and be removed in the course of it.
-  for (GenerateReactor* stream : to_give_up) {
+  for (Stream* stream : to_give_up) {
     stream->GiveUpReader(timeout_);
     stream->Release();
   }
-  for (GenerateReactor* stream : to_break) {
+  for (Stream* stream : to_break) {
     stream->Break();
     stream->Release();
   }
 }
+
+template class ReaderWatch<GenerateReactor>;
+template class ReaderWatch<GatewayStream>;
 
 }  // namespace polystrate

@@ -4,17 +4,23 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
 namespace polystrate {
 
-class GenerateReactor;
+// What such a stream ends with: RESOURCE_EXHAUSTED, and the request may be sent again at once, by a
+// reader that keeps up.
+absl::Status StalledReader(const std::string& how);
 
+// `Stream` is GenerateReactor or GatewayStream.
+template <typename Stream>
 class ReaderWatch {
  public:
   ReaderWatch() = default;
@@ -26,8 +32,8 @@ class ReaderWatch {
   void Start(absl::Duration timeout);
 
   // From the time when it may write until gRPC is done with it.
-  void Add(GenerateReactor* stream);
-  void Remove(GenerateReactor* stream);
+  void Add(Stream* stream);
+  void Remove(Stream* stream);
   // Until there are none, or the deadline.
   void WaitForNone(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -44,7 +50,7 @@ class ReaderWatch {
   absl::Duration timeout_;
   absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::flat_hash_map<GenerateReactor*, Seen> streams_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<Stream*, Seen> streams_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

@@ -25,8 +25,9 @@ RpcServer::~RpcServer() { Shutdown(absl::Now()); }
 
 absl::Status RpcServer::Start(const std::string& address, const RpcServerOptions& options) {
   ASSIGN_OR_RETURN(server_, StartGrpcServer(address, options, inference_.MaxRequestBytes(),
-                                            {&inference_, &control_, &admin_}, &port_));
+                                            {&inference_, &control_, &admin_, &vllm_}, &port_));
   inference_.WatchReaders(options.reader_timeout);  // no stream begins before StartAccepting
+  vllm_.SetBackend(InProcessChannel(*server_), options.reader_timeout);
   SetServing(false);
   return absl::OkStatus();
 }
@@ -51,7 +52,7 @@ void RpcServer::SetHealth(bool serving) {
   polystrate::SetHealth(
       *server_,
       {openengine::v1::Inference::service_full_name(), openengine::v1::Control::service_full_name(),
-       v1::Admin::service_full_name()},
+       v1::Admin::service_full_name(), gateway::VllmEngine::service_full_name()},
       serving);
 }
 
@@ -59,6 +60,7 @@ void RpcServer::Shutdown(absl::Time deadline) {
   if (server_ == nullptr) return;
   server_->GetHealthCheckService()->Shutdown();  // NOT_SERVING, whatever SetServing says later
   inference_.WaitForStreams(deadline);
+  vllm_.WaitForStreams(deadline);
   // gRPC would go on waiting for clients that look at their connection only when they call.
   server_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
   server_->Wait();

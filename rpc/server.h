@@ -1,5 +1,5 @@
-// RpcServer: an engine's gRPC face: Inference, Control, Admin, grpc.health.v1 and reflection on one
-// port.
+// RpcServer: an engine's gRPC face: Inference, Control, Admin, VllmEngine, grpc.health.v1 and
+// reflection on one port.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@
 #include "rpc/control_service.h"
 #include "rpc/grpc_server.h"
 #include "rpc/inference_service.h"
+#include "rpc/vllm/vllm_service.h"
 
 namespace polystrate {
 
@@ -48,6 +49,7 @@ class RpcServer {
   InferenceService inference_;
   ControlService control_;
   AdminService admin_;
+  VllmService vllm_;
   absl::Mutex mutex_;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<grpc::Server> server_;

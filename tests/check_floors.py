@@ -12,7 +12,7 @@ LIBRARIES = {
     r"nccl\.h": ["parallel"],
     r"cuda.*|cublas.*": ["kernels", "parallel"],
     r"dnnl.*|oneapi/.*": ["kernels"],
-    r"grpc.*|openengine.*|polystrate_.*": ["rpc", "launcher"],
+    r"grpc.*|openengine.*|polystrate_.*|vllm_.*": ["rpc", "launcher"],
     r"openssl/.*": ["rpc"],
     r"prometheus/.*|httplib\.h": ["rpc"],
     r"yaml-cpp/.*": ["launcher"],
