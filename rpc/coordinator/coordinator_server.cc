@@ -44,8 +44,9 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
   ASSIGN_OR_RETURN(server->server_,
                    StartGrpcServer(options.listen, options.rpc, options.rpc.max_message_bytes,
                                    {&server->inference_, &server->control_, &server->admin_,
-                                    server->engines_.get()},
+                                    server->engines_.get(), &server->vllm_},
                                    &server->port_));
+  server->vllm_.SetBackend(server->InProcessChannel(), options.rpc.reader_timeout);
   RETURN_IF_ERROR(server->ListenHttp());
   server->health_ = std::thread([self = server.get()] { self->Run(); });
   return server;
@@ -89,9 +90,7 @@ CoordinatorServer::~CoordinatorServer() {
 }
 
 std::shared_ptr<grpc::Channel> CoordinatorServer::InProcessChannel() {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  return server_->InProcessChannel(arguments);
+  return polystrate::InProcessChannel(*server_);
 }
 
 bool CoordinatorServer::serving() const {
@@ -119,11 +118,11 @@ void CoordinatorServer::PublishHealth() {
                          : "coordinator: no engine serves; %s (port %d) is NOT_SERVING\n",
                  options_.listen.c_str(), port_);
   }
-  SetHealth(
-      *server_,
-      {openengine::v1::Inference::service_full_name(), openengine::v1::Control::service_full_name(),
-       v1::Admin::service_full_name(), v1::Coordinator::service_full_name()},
-      serving);
+  SetHealth(*server_,
+            {openengine::v1::Inference::service_full_name(),
+             openengine::v1::Control::service_full_name(), v1::Admin::service_full_name(),
+             v1::Coordinator::service_full_name(), gateway::VllmEngine::service_full_name()},
+            serving);
 }
 
 void CoordinatorServer::Drain(absl::Duration timeout) {
@@ -144,6 +143,7 @@ void CoordinatorServer::WaitUntilDrained() {
     std::fprintf(stderr, "coordinator: %lld clients did not take the end of their streams\n",
                  static_cast<long long>(registry_.num_calls()));
   }
+  vllm_.WaitForStreams(absl::Now() + kLastAnswers);  // what they were told by the others is theirs
   server_->GetHealthCheckService()->Shutdown();
   server_->Shutdown(absl::ToChronoTime(absl::Now() + kLastAnswers));
   server_->Wait();

@@ -21,6 +21,7 @@
 #include "rpc/coordinator/registry_service.h"
 #include "rpc/grpc_server.h"
 #include "rpc/http/http_server.h"
+#include "rpc/vllm/vllm_service.h"
 
 namespace polystrate {
 
@@ -72,6 +73,7 @@ class CoordinatorServer {
   CoordinatorControl control_;
   CoordinatorAdmin admin_;
   std::unique_ptr<RegistryService> engines_;
+  VllmService vllm_;
 
   mutable absl::Mutex mutex_;
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;
