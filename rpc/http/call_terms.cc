@@ -41,9 +41,9 @@ void AddTrace(const httplib::Request& request, Generations::Metadata* metadata) 
 
 }  // namespace
 
-absl::StatusOr<CallTerms> ReadCallTerms(const httplib::Request& request,
-                                        std::optional<int32_t> priority) {
-  CallTerms terms;
+absl::StatusOr<HeaderTerms> ReadCallTerms(const httplib::Request& request,
+                                          std::optional<int32_t> priority) {
+  HeaderTerms terms;
   terms.request_id = request.get_header_value("X-Request-Id");
   if (!IsVisible(terms.request_id) || terms.request_id.size() > kMaxRequestIdBytes) {
     terms.request_id = NewRequestId();

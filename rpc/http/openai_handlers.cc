@@ -103,7 +103,7 @@ absl::Status OpenAiHandlers::TryChat(const httplib::Request& request, httplib::R
 
 absl::Status OpenAiHandlers::Answer(AnswerKind kind, OpenAiRequest asked,
                                     const httplib::Request& request, httplib::Response& response) {
-  ASSIGN_OR_RETURN(CallTerms terms, ReadCallTerms(request, asked.priority));
+  ASSIGN_OR_RETURN(HeaderTerms terms, ReadCallTerms(request, asked.priority));
   response.set_header("X-Request-Id", terms.request_id);
   AnswerHead head{.kind = kind,
                   .id = AnswerId(kind, terms.request_id),
