@@ -46,14 +46,14 @@ def engine(target: str, kv_source: list[int], cuts: list[int], seconds: float, *
         "target": target, "model": "made-up", "version": "1.0", "serving": True, "problem": "", "times_lost": 0,
         "streams": 3, "outstanding_tokens": 100, "running": 4, "queued": 5, "used_blocks": 60, "total_blocks": 1200,
         "block_size": 16, "max_context": 2048, "tp": 2, "pp": len(cuts) - 1, "instance": "a", "time": 1e9 + seconds,
-        "tokens": {"prompt": 1000, "cached_prompt": 250, "generation": int(100 * seconds)},
+        "tokens": {"prompt": 1000, "cached_prompt": 250, "generation": 100 * seconds},
         "stages": [stage(i, a, kv_source[a:b], 2, seconds) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))],
     } | more
 
 
 def status(engines: list[dict], seconds: float, **more) -> dict:
     return {"coordinator": {"version": "1.0", "time": 1e9 + seconds, "uptime_seconds": seconds, "streams": 6, "waiting": 0,
-                            "requests": 70, "failed": 0, "carried": 2, "quarantined": 0, "tokens": int(200 * seconds)} | more,
+                            "requests": 70, "failed": 0, "carried": 2, "quarantined": 0, "tokens": 200 * seconds} | more,
             "engines": engines}
 
 

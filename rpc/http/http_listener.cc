@@ -57,6 +57,9 @@ HttpListener::HttpListener(const ConnectionLimits& limits, int max_connections,
   set_payload_max_length(static_cast<size_t>(limits.max_body_bytes));
   set_keep_alive_timeout(absl::ToInt64Seconds(limits.idle_timeout));
   set_keep_alive_max_count(std::numeric_limits<int32_t>::max());
+  // What connections of a server before us have left does not keep the port from us; another that
+  // listens there does, which httplib's own choice of options has the other way round.
+  set_socket_options([](int socket) { SetOption(socket, SOL_SOCKET, SO_REUSEADDR, 1); });
 }
 
 HttpListener::~HttpListener() { Join(); }

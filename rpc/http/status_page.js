@@ -44,16 +44,18 @@ class Counter {
   add(time, count) {
     if (number(time) === null || number(count) === null) return;
     const last = this.samples.at(-1);
+    if (last && time <= last[0] && time > last[0] - kHistory) return;  // what is known, or older
     if (last && (count < last[1] || time < last[0])) this.samples = [];
-    if (last && time === last[0]) return;
     this.samples.push([time, count]);
     while (this.samples[0][0] < time - kHistory) this.samples.shift();
   }
-  // A second's, of the last `window` seconds; null before there are two samples.
+  // A second's, of the last `window` seconds or two samples; null before there are two.
   rate(window) {
+    if (this.samples.length < 2) return null;
     const last = this.samples.at(-1);
-    const first = last && this.samples.find(([time]) => time >= last[0] - window);
-    return first && first !== last ? (last[1] - first[1]) / (last[0] - first[0]) : null;
+    const inside = this.samples.find(([time]) => time >= last[0] - window);
+    const first = inside === last ? this.samples.at(-2) : inside;  // a hidden page reads seldom
+    return (last[1] - first[1]) / (last[0] - first[0]);
   }
   // [seconds before the last, a second's]
   rates() {
@@ -302,9 +304,11 @@ async function read() {
   return true;
 }
 
-let failures = 0, timer = 0, answered = Date.now();
+let failures = 0, timer = 0, answered = Date.now(), reading = false;
 
 async function poll() {
+  if (reading) return;
+  reading = true;
   clearTimeout(timer);
   let wait = kPeriodMs;
   try {
@@ -314,8 +318,9 @@ async function poll() {
   } catch (error) {
     wait = Math.min(kPeriodMs * 2 ** failures++, kLongestWaitMs);
     setLink('lost', `connection lost · no answer for ${timeText((Date.now() - answered) / 1000)}`);
+  } finally {
+    reading = false;
   }
-  clearTimeout(timer);
   timer = setTimeout(poll, wait);
 }
 

@@ -306,6 +306,19 @@ TEST_F(HttpServerTest, ShutdownWaitsForAnswersAndEndsStreams) {
   EXPECT_TRUE(served_.BecomesIdle());
 }
 
+TEST_F(HttpServerTest, ThePortIsFreeAtOnceAndNotBefore) {
+  Start();
+  const std::string address = absl::StrCat("127.0.0.1:", port());
+  HttpClient client(port());
+  EXPECT_EQ(client.Get("/version").status, 200);
+  EXPECT_EQ(HttpServer::Start(address, {}, served_.channel(), {}).status().code(),
+            absl::StatusCode::kUnavailable);
+  server_.reset();  // closes the connection, which the client still has
+  const auto next = HttpServer::Start(address, {}, served_.channel(), {});
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(HttpClient((*next)->port()).Get("/version").status, 200);
+}
+
 TEST_F(HttpServerTest, ALostBackendIs503) {
   Start();
   served_.Stop(absl::ZeroDuration());

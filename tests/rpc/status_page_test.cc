@@ -46,7 +46,7 @@ TEST(StatusPageTest, IsServedToAllAndWhatItShowsToThoseWithAKey) {
   TempDir dir;
   WriteFile(dir.File("keys"), "key-of-an-operator\n");
   HttpOptions options;
-  options.api_key_file = dir.File("keys");
+  options.security.api_key_file = dir.File("keys");
   const auto nobody = ConnectTo("127.0.0.1:1");
   const auto server =
       HttpServer::Start("127.0.0.1:0", options, nobody, {.status_json = [] { return "{}"; }});
