@@ -32,7 +32,7 @@ struct MpirunOptions {
 
 struct ClusterEngine {
   std::string name;
-  std::vector<std::string> hosts;  // that it may be on, in this order; empty: all
+  std::vector<std::string> hosts;  // to spread its stages over; empty: any
   Arguments arguments;             // of serve, those of `defaults` among them
   ServeFlags flags;                // what they say
   YamlNode at;                     // where it stands, without values

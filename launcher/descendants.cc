@@ -1,5 +1,7 @@
 #include "launcher/descendants.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -33,6 +35,9 @@ pid_t ParentOf(pid_t pid) {
 }  // namespace
 
 std::vector<Descendant> DescendantsOf(pid_t ancestor) {
+  // A /proc of another PID namespace counts otherwise: its numbers are other processes here.
+  std::error_code not_there;
+  if (std::filesystem::read_symlink("/proc/self", not_there) != absl::StrCat(getpid())) return {};
   std::multimap<pid_t, pid_t> children;
   std::error_code error;
   for (std::filesystem::directory_iterator entry("/proc", error), end; !error && entry != end;

@@ -14,7 +14,8 @@ struct Descendant {
   pid_t parent = -1;
 };
 
-// All that live, children of children too; none that only waits to be reaped.
+// All that live, children of children too; none that only waits to be reaped. None at all where
+// /proc is not this PID namespace's.
 std::vector<Descendant> DescendantsOf(pid_t ancestor);
 
 // The value of `name` in the environment that the process was started with; nothing when it has

@@ -27,6 +27,27 @@ std::vector<HostRanks> Take(int64_t wanted, int64_t unit,
   return taken;
 }
 
+// Stages in equal shares over all candidates, the first ones having one more where it must be;
+// nothing, and none taken, where a host has not as many slots.
+std::vector<HostRanks> Spread(int64_t pp, int64_t tp, const std::vector<FreeSlots*>& candidates) {
+  const auto num_hosts = static_cast<int64_t>(candidates.size());
+  std::vector<HostRanks> taken;
+  for (int64_t i = 0; i < num_hosts; ++i) {
+    const auto stages_before = [&](int64_t host) {
+      return (host * pp + num_hosts - 1) / num_hosts;
+    };
+    const int64_t ranks = tp * (stages_before(i + 1) - stages_before(i));
+    if (ranks > candidates[i]->free) return {};
+    if (ranks > 0) taken.push_back({candidates[i]->host->name, ranks});
+  }
+  for (FreeSlots* candidate : candidates) {
+    for (const HostRanks& host : taken) {
+      if (host.host == candidate->host->name) candidate->free -= host.ranks;
+    }
+  }
+  return taken;
+}
+
 int64_t Sum(const std::vector<FreeSlots*>& candidates, int64_t unit) {
   int64_t sum = 0;
   for (const FreeSlots* candidate : candidates) sum += candidate->free / unit * unit;
@@ -69,6 +90,13 @@ absl::StatusOr<std::vector<std::vector<HostRanks>>> AssignSlots(const Cluster& c
     }
     const int64_t wanted = engine.num_ranks();
     const int64_t tp = engine.flags.engine.model.tp;
+    if (!engine.hosts.empty()) {
+      std::vector<HostRanks> spread = Spread(engine.flags.engine.model.pp, tp, candidates);
+      if (!spread.empty()) {
+        assigned.push_back(std::move(spread));
+        continue;
+      }
+    }
     const int64_t unit = Sum(candidates, tp) >= wanted ? tp : 1;
     if (Sum(candidates, unit) < wanted) return DoesNotFit(cluster, engine, candidates);
     assigned.push_back(Take(wanted, unit, candidates));

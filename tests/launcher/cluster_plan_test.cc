@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/testing/expect_status.h"
+#include "tests/testing/places.h"
 
 namespace polystrate {
 namespace {
@@ -88,7 +89,14 @@ TEST(ClusterPlan, AStageStaysOnOneHost) {
   EXPECT_EQ(HostsOf(hosts + engine("1", "tp: 2, pp: 2")), std::vector<std::string>{"n1:2 n2:2 "});
   EXPECT_EQ(HostsOf(hosts + engine("1", "tp: 4")), std::vector<std::string>{"n3:4 "});
   EXPECT_EQ(HostsOf(hosts + engine("1", "tp: 2, pp: 2, hosts: [n3, n1]")),
-            std::vector<std::string>{"n3:4 "});
+            std::vector<std::string>{"n3:2 n1:2 "});
+  EXPECT_EQ(HostsOf(hosts + engine("1", "pp: 3, hosts: [n3, n1]")),
+            std::vector<std::string>{"n3:2 n1:1 "});
+  EXPECT_EQ(HostsOf(hosts + engine("1", "tp: 2, hosts: [n3, n1]")),
+            std::vector<std::string>{"n3:2 "});
+  // Equal shares do not fit the first.
+  EXPECT_EQ(HostsOf(hosts + engine("1", "tp: 2, pp: 4, hosts: [n1, n3]")),
+            std::vector<std::string>{"n1:2 n3:6 "});
   // What the first leaves is the second's.
   EXPECT_EQ(HostsOf(hosts + engine("1", "tp: 2") + engine("2", "pp: 4")),
             (std::vector<std::string>{"n1:2 ", "n1:1 n2:2 n3:1 "}));
@@ -149,6 +157,25 @@ TEST(ClusterPlan, RefusesAddressesThatCannotWork) {
         Fails(Plan(hosts + wrong.text).status(), absl::StatusCode::kInvalidArgument, wrong.what));
   }
   EXPECT_TRUE(Plan(hosts + "- {name: a, model: D}\n- {name: b, model: D, hosts: [there]}").ok());
+}
+
+TEST(ClusterPlan, WhatTheDocumentationShows) {
+  LaunchSite site = Site();
+  for (const char* name : {"two_engines", "two_hosts"}) {
+    const auto cluster = ReadClusterFile(SourceFile(absl::StrCat("docs/cluster/", name, ".yaml")));
+    ASSERT_TRUE(cluster.ok()) << cluster.status();
+    site.is_local = [](const std::string& host) { return host == "localhost" || host == "node1"; };
+    const auto tasks = PlanCluster(*cluster, site);
+    ASSERT_TRUE(tasks.ok()) << tasks.status();
+    ASSERT_EQ(tasks->size(), 3u);
+    EXPECT_TRUE(tasks->back().coordinator);
+    EXPECT_FALSE(tasks->back().by_mpirun);
+    if (cluster->hosts.size() == 1) continue;
+    // As two_hosts.sh has them.
+    EXPECT_EQ((*tasks)[0].ranks[1].host, "node2");
+    EXPECT_TRUE(absl::StrContains(ShellLine((*tasks)[0].command), "--host node1:2,node2:2 "));
+    EXPECT_TRUE(absl::StrContains(ShellLine((*tasks)[1].command), "--host node2:2,node1:2 "));
+  }
 }
 
 TEST(ClusterPlan, LinesCanBePasted) {

@@ -164,7 +164,7 @@ CommandLine NetworkHosts::Mpirun(const std::vector<Slots>& slots, const CommandL
   // Every host thinks that all processors are its own, so Open MPI does not see that a rank which
   // waits takes one from others.
   CommandLine line = {"mpirun", "--allow-run-as-root", "--bind-to", "none", "--map-by", "slot"};
-  line.insert(line.end(), {"--mca", "plm_rsh_agent", dir_.File("agent")});
+  line.insert(line.end(), {"--mca", "plm_rsh_agent", Agent()});
   line.insert(line.end(), {"--mca", "mpi_yield_when_idle", "1"});
   line.insert(line.end(), {"--mca", "btl", "self,vader,tcp"});
   line.insert(line.end(), {"--mca", "btl_tcp_if_include", kSubnet});
@@ -174,6 +174,9 @@ CommandLine NetworkHosts::Mpirun(const std::vector<Slots>& slots, const CommandL
   line.insert(line.end(), command.begin(), command.end());
   return On(slots.front().host, line);
 }
+
+std::string NetworkHosts::Agent() const { return dir_.File("agent"); }
+std::string NetworkHosts::Subnet() { return kSubnet; }
 
 absl::StatusOr<int> NetworkHosts::Connect(int host, const std::string& address) const {
   const int space = open(Proc(host, "ns/net").c_str(), O_RDONLY | O_CLOEXEC);

@@ -42,6 +42,9 @@ class NetworkHosts {
   // the first. `flags` are more of mpirun's.
   CommandLine Mpirun(const std::vector<Slots>& slots, const CommandLine& command,
                      const CommandLine& flags = {}) const;
+  // What takes the place of ssh there, and the network that Open MPI is to take.
+  std::string Agent() const;
+  static std::string Subnet();
   // ConnectTcp (tests/testing/tcp_socket.h) from there, for clients in the test's own process.
   absl::StatusOr<int> Connect(int host, const std::string& address) const;
 
