@@ -16,6 +16,9 @@ namespace {
 
 using Kind = YamlNode::Kind;
 
+// The one flag that may be given several times, the coordinator's.
+constexpr char kRepeated[] = "engine";
+
 // A name becomes part of log lines and of a file's name.
 bool IsName(const std::string& text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
@@ -167,21 +170,23 @@ class ClusterReader {
     return Error(map, "\"most\" must not be less than \"first\"");
   }
 
-  // `--name value` of a key whose flag is among `flags`, and its value set there. A list is
-  // "0,6,12" to a flag.
+  // "--name=value" of a key that is a flag, whose value is set too. A list is "0,6,12" to a flag,
+  // or several flags.
   absl::Status ReadFlag(const YamlNode& key, const YamlNode& value, FlagSet* flags,
                         Arguments* arguments) const {
-    std::string text = value.scalar;
+    std::vector<std::string> texts = {value.scalar};
     if (value.kind == Kind::kList) {
-      text = absl::StrJoin(value.items, ",", [](std::string* out, const YamlNode& item) {
-        absl::StrAppend(out, item.scalar);
-      });
+      texts.clear();
+      for (const YamlNode& item : value.items) texts.push_back(item.scalar);
+      if (key.scalar != kRepeated) texts = {absl::StrJoin(texts, ",")};
     }
-    if (text.empty()) return Error(value, absl::StrCat("\"", key.scalar, "\" takes a value"));
-    const std::string argument = absl::StrCat("--", key.scalar, "=", text);
-    const absl::Status status = flags->Parse({argument});
-    if (!status.ok()) return Error(value, std::string(status.message()));
-    arguments->push_back(argument);
+    for (const std::string& text : texts) {
+      if (text.empty()) return Error(value, absl::StrCat("\"", key.scalar, "\" takes a value"));
+      const std::string argument = absl::StrCat("--", key.scalar, "=", text);
+      const absl::Status status = flags->Parse({argument});
+      if (!status.ok()) return Error(value, std::string(status.message()));
+      arguments->push_back(argument);
+    }
     return absl::OkStatus();
   }
   // All of `map` but the keys of `own`; what `before` has is left out where the map says it anew.
@@ -254,16 +259,17 @@ class ClusterReader {
 
   absl::Status ReadCoordinator(const YamlNode& map) {
     ClusterCoordinator coordinator;
-    if (map.kind != Kind::kMap) return Error(map, "a coordinator is a list of `key: value`");
+    FlagSet set("");
+    coordinator.flags.AddTo(&set);
+    const std::vector<std::string> own = {"host"};
+    std::vector<std::string> known = own;
+    for (const std::string& name : set.Names()) known.push_back(name);
+    RETURN_IF_ERROR(CheckYamlKeys(cluster_.file, map, "a coordinator", known));
     coordinator.at.line = map.line;
     coordinator.at.column = map.column;
     RETURN_IF_ERROR(ReadText(map, "host", &coordinator.host));
     if (const YamlNode* host = map.Find("host")) RETURN_IF_ERROR(CheckHost(*host, host->scalar));
-    for (size_t i = 0; i < map.keys.size(); ++i) {
-      if (map.keys[i].scalar == "host") continue;
-      coordinator.arguments.push_back(
-          absl::StrCat("--", map.keys[i].scalar, "=", map.items[i].scalar));
-    }
+    RETURN_IF_ERROR(ReadFlags(map, own, /*before=*/nullptr, &set, &coordinator.arguments));
     cluster_.coordinator = std::move(coordinator);
     return absl::OkStatus();
   }

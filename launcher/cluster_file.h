@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "launcher/commands.h"
+#include "launcher/coordinator_flags.h"
 #include "launcher/serve_flags.h"
 #include "launcher/yaml_node.h"
 
@@ -42,7 +43,8 @@ struct ClusterEngine {
 
 struct ClusterCoordinator {
   std::string host;     // empty: the first
-  Arguments arguments;  // of coordinator, but for its engines
+  Arguments arguments;  // of coordinator; the cluster's engines are not among them
+  CoordinatorFlags flags;
   YamlNode at;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <map>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/core/status.h"
@@ -23,18 +22,6 @@ bool IsAnyAddress(const std::string& host) { return host == "0.0.0.0" || host ==
 std::string Joined(const std::string& host, int port) {
   const bool v6 = host.find(':') != std::string::npos;
   return v6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
-}
-
-// The values of those flags that are addresses to listen on.
-std::vector<std::string> ListenAddresses(const Arguments& arguments) {
-  std::vector<std::string> addresses;
-  for (const std::string& argument : arguments) {
-    const size_t equals = argument.find('=');
-    if (absl::EndsWith(argument.substr(0, equals), "listen")) {
-      addresses.push_back(argument.substr(equals + 1));
-    }
-  }
-  return addresses;
 }
 
 class Planner {
@@ -169,8 +156,8 @@ class Planner {
     task.name = "coordinator";
     task.coordinator = true;
     task.ranks = {{CoordinatorHost(), 1}};
-    task.drain_timeout = absl::Seconds(30);
-    task.listens = ListenAddresses(cluster_.coordinator->arguments);
+    task.drain_timeout = absl::Seconds(cluster_.coordinator->flags.drain_timeout);
+    task.listens = {cluster_.coordinator->flags.options.listen};
     task.command = Start(task.ranks, &task.by_mpirun);
     task.command.insert(task.command.end(), {cluster_.program, "coordinator"});
     task.command.insert(task.command.end(), engines.begin(), engines.end());

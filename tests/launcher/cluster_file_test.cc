@@ -29,7 +29,7 @@ engines:
     listen: 10.0.0.1:50051
     prefix_cache: false
   - {name: b, hosts: [node2], tp: 2, max_num_seqs: 8, listen: "10.0.0.2:50051"}
-coordinator: {host: node1, listen: "10.0.0.1:50050"}
+coordinator: {host: node1, listen: "10.0.0.1:50050", engine: ["x:1", "y:2"]}
 restart: {first: 500ms, most: 20, healthy: 1m, tries: 3}
 )";
 
@@ -63,7 +63,8 @@ TEST(ClusterFile, ReadsEverything) {
   EXPECT_EQ(b.arguments, (Arguments{"--model=/models/demo", "--dtype=float32", "--tp=2",
                                     "--max_num_seqs=8", "--listen=10.0.0.2:50051"}));
   EXPECT_EQ(parsed->coordinator->host, "node1");
-  EXPECT_EQ(parsed->coordinator->arguments, Arguments{"--listen=10.0.0.1:50050"});
+  EXPECT_EQ(parsed->coordinator->arguments,
+            (Arguments{"--listen=10.0.0.1:50050", "--engine=x:1", "--engine=y:2"}));
   EXPECT_EQ(parsed->restart.first, absl::Milliseconds(500));
   EXPECT_EQ(parsed->restart.most, absl::Seconds(20));
   EXPECT_EQ(parsed->restart.healthy, absl::Minutes(1));
@@ -118,6 +119,8 @@ TEST(ClusterFile, SaysWhereAndWhatIsWrong) {
       {engine + "restart: {first: soon}", "c.yaml:2:18", "not \"soon\""},
       {engine + "restart: {first: 40}", "c.yaml:2:10", "less than \"first\""},
       {engine + "coordinator: {host: x}", "c.yaml:2:21", "none of `hosts`"},
+      {engine + "coordinator: {drain_timout: 1}", "c.yaml:2:15", "did you mean \"drain_timeout\"?"},
+      {engine + "coordinator: {drain_timeout: x}", "c.yaml:2:30", "takes an integer"},
       {engine + "coordinator: yes", "c.yaml:2:14", "key: value"},
       {"a: &a [*a]", "c.yaml:1", "nested too deeply"},
   };

@@ -146,7 +146,7 @@ TEST(ClusterPlan, RefusesAddressesThatCannotWork) {
   } cases[] = {
       {"- {name: a, model: D}\n- {name: b, model: D}", "but engine a takes port 50051 of here too"},
       {"- {name: a, model: D, metrics_listen: \"0.0.0.0:50051\"}", "takes port 50051"},
-      {"- {name: a, model: D}\ncoordinator: {http_listen: \"127.0.0.1:50051\"}",
+      {"- {name: a, model: D}\ncoordinator: {listen: \"127.0.0.1:50051\"}",
        "coordinator listens on 127.0.0.1:50051, but engine a"},
       {"- {name: a, model: D, listen: nowhere}", "no address to listen on"},
       {"- {name: a, model: D, listen: \"h:0\"}\ncoordinator: {}", "port 0"},
