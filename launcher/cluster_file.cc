@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 
 #include "absl/strings/numbers.h"
@@ -16,8 +17,8 @@ namespace {
 
 using Kind = YamlNode::Kind;
 
-// The one flag that may be given several times, the coordinator's.
-constexpr char kRepeated[] = "engine";
+// The flags that take a list as several texts.
+constexpr const char* kRepeated[] = {"engine", "http_origin", "register"};
 
 // A name becomes part of log lines and of a file's name.
 bool IsName(const std::string& text) {
@@ -178,7 +179,9 @@ class ClusterReader {
     if (value.kind == Kind::kList) {
       texts.clear();
       for (const YamlNode& item : value.items) texts.push_back(item.scalar);
-      if (key.scalar != kRepeated) texts = {absl::StrJoin(texts, ",")};
+      const bool repeated =
+          std::find(std::begin(kRepeated), std::end(kRepeated), key.scalar) != std::end(kRepeated);
+      if (!repeated) texts = {absl::StrJoin(texts, ",")};
     }
     for (const std::string& text : texts) {
       if (text.empty()) return Error(value, absl::StrCat("\"", key.scalar, "\" takes a value"));

@@ -156,8 +156,10 @@ class Planner {
     task.name = "coordinator";
     task.coordinator = true;
     task.ranks = {{CoordinatorHost(), 1}};
-    task.drain_timeout = absl::Seconds(cluster_.coordinator->flags.drain_timeout);
-    task.listens = {cluster_.coordinator->flags.options.listen};
+    const CoordinatorFlags& flags = cluster_.coordinator->flags;
+    task.drain_timeout = absl::Seconds(flags.drain_timeout);
+    task.listens = {flags.options.listen};
+    if (!flags.options.http_listen.empty()) task.listens.push_back(flags.options.http_listen);
     task.command = Start(task.ranks, &task.by_mpirun);
     task.command.insert(task.command.end(), {cluster_.program, "coordinator"});
     task.command.insert(task.command.end(), engines.begin(), engines.end());

@@ -14,7 +14,7 @@ case ${1:-} in
   b) engine node2:2,node1:2 node2:50051 ;;
   coordinator)
     exec /usr/local/bin/polystrate coordinator --engine node1:50051 --engine node2:50051 \
-      --engine_api_key_file /etc/polystrate/engine_key --listen 0.0.0.0:50050 ;;
+      --engine_api_key_file /etc/polystrate/engine_key --listen 0.0.0.0:50050 --http_listen 0.0.0.0:8000 ;;
   *) echo "usage: $0 a | b | coordinator" >&2; exit 2 ;;
 esac
 # To drain: SIGTERM to the coordinator, wait for it, then SIGUSR1 to each mpirun.
