@@ -20,7 +20,7 @@ class E2eRegistration : public testing::Test {
  protected:
   E2eRegistration() {
     EnginePoolOptions options;
-    options.silence = absl::Seconds(1);
+    options.silence = absl::Seconds(3);  // not that of a busy machine
     EnginePool::Events events;
     events.lost = [this](const std::string&) { ++num_lost_; };
     pool_ = *EnginePool::Start(options, {}, std::move(events));
@@ -62,7 +62,7 @@ TEST_F(E2eRegistration, AnEngineComesHangsAndDrains) {
   ASSERT_EQ(kill(rank0, SIGSTOP), 0);
   const absl::Time stopped = absl::Now();
   ASSERT_TRUE(Within(kLong, [&] { return num_lost_ == 1; }));
-  EXPECT_LT(absl::Now() - stopped, absl::Seconds(4));
+  EXPECT_LT(absl::Now() - stopped, absl::Seconds(10));
   EXPECT_FALSE(pool_->Pick({}).ok());
   ASSERT_EQ(kill(rank0, SIGCONT), 0);
   ASSERT_TRUE(Within(kLong, [&] { return pool_->any_serving(); }));
