@@ -47,10 +47,10 @@ class GatewayStream::Upstream final : public grpc::ClientReadReactor<pb::Generat
   pb::GenerateResponse event_;
 };
 
-GatewayStream::GatewayStream(ReaderWatch<GatewayStream>& readers,
+GatewayStream::GatewayStream(LiveCalls& calls, ReaderWatch<GatewayStream>& readers,
                              grpc::CallbackServerContext* context,
                              const gateway::GenerateRequest& request)
-    : readers_(readers), context_(context), answer_(request) {}
+    : call_(calls), readers_(readers), context_(context), answer_(request) {}
 
 GatewayStream::~GatewayStream() = default;
 

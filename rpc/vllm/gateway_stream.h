@@ -15,6 +15,7 @@
 #include "openengine.grpc.pb.h"
 #include "rpc/reader_watch.h"
 #include "rpc/vllm/gateway_answer.h"
+#include "rpc/vllm/live_calls.h"
 
 namespace polystrate {
 
@@ -25,8 +26,8 @@ namespace polystrate {
 class GatewayStream final : public grpc::ServerWriteReactor<gateway::GenerateResponse> {
  public:
   // All must outlive the call. Either Start or Refuse has to follow.
-  GatewayStream(ReaderWatch<GatewayStream>& readers, grpc::CallbackServerContext* context,
-                const gateway::GenerateRequest& request);
+  GatewayStream(LiveCalls& calls, ReaderWatch<GatewayStream>& readers,
+                grpc::CallbackServerContext* context, const gateway::GenerateRequest& request);
   void Start(pb::Inference::Stub& engine, const pb::GenerateRequest& request);
   void Refuse(const absl::Status& status);
 
@@ -60,6 +61,7 @@ class GatewayStream final : public grpc::ServerWriteReactor<gateway::GenerateRes
   void Advance() ABSL_LOCKS_EXCLUDED(mutex_);
   void ReadNext() ABSL_LOCKS_EXCLUDED(mutex_);
 
+  const LiveCalls::Call call_;  // upstream_'s
   ReaderWatch<GatewayStream>& readers_;
   std::unique_ptr<Upstream> upstream_;  // null when the call was refused
   bool begun_ = false;                  // an event has come; only who reads from the engine

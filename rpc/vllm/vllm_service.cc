@@ -16,6 +16,8 @@ absl::Status NoBackend() { return absl::UnavailableError("the server is starting
 // A unary call to the engine.
 template <typename Request, typename Response>
 struct Asked {
+  explicit Asked(LiveCalls& calls) : call(calls) {}
+  const LiveCalls::Call call;
   grpc::ClientContext context;
   Request request;
   Response response;
@@ -24,9 +26,9 @@ struct Asked {
 // `call` begins the call, given what such a method of the stub's takes. `then` gets the answer; if
 // there is none, `reactor` ends with the call's status.
 template <typename Request, typename Response, typename Call, typename Then>
-void Ask(const grpc::CallbackServerContext& context, grpc::ServerUnaryReactor* reactor, Call call,
-         Then then) {
-  auto asked = std::make_shared<Asked<Request, Response>>();
+void Ask(LiveCalls& calls, const grpc::CallbackServerContext& context,
+         grpc::ServerUnaryReactor* reactor, Call call, Then then) {
+  auto asked = std::make_shared<Asked<Request, Response>>(calls);
   asked->context.set_deadline(context.deadline());
   call(&asked->context, &asked->request, &asked->response,
        std::function<void(grpc::Status)>([asked, reactor, then](const grpc::Status& status) {
@@ -37,6 +39,7 @@ void Ask(const grpc::CallbackServerContext& context, grpc::ServerUnaryReactor* r
 
 // One Abort at the engine after the other.
 struct Aborting {
+  LiveCalls* calls;
   grpc::CallbackServerContext* context;
   grpc::ServerUnaryReactor* reactor;
   const gateway::AbortRequest* request;
@@ -48,7 +51,7 @@ void AbortFrom(int next, const Aborting& aborting) {
     return aborting.reactor->Finish(grpc::Status::OK);
   }
   Ask<pb::AbortRequest, pb::AbortResponse>(
-      *aborting.context, aborting.reactor,
+      *aborting.calls, *aborting.context, aborting.reactor,
       [next, aborting](auto* context, auto* request, auto* response, auto done) {
         request->set_request_id(aborting.request->request_ids(next));
         aborting.control->async()->Abort(context, request, response, std::move(done));
@@ -60,6 +63,8 @@ void AbortFrom(int next, const Aborting& aborting) {
 
 VllmService::VllmService() : start_(absl::Now()) {}
 
+VllmService::~VllmService() { calls_.WaitForNone(); }
+
 void VllmService::SetBackend(const std::shared_ptr<grpc::Channel>& engine,
                              absl::Duration reader_timeout) {
   inference_ = pb::Inference::NewStub(engine);
@@ -70,7 +75,7 @@ void VllmService::SetBackend(const std::shared_ptr<grpc::Channel>& engine,
 
 grpc::ServerWriteReactor<gateway::GenerateResponse>* VllmService::Generate(
     grpc::CallbackServerContext* context, const gateway::GenerateRequest* request) {
-  auto* stream = new GatewayStream(reader_watch_, context, *request);  // owns itself
+  auto* stream = new GatewayStream(calls_, reader_watch_, context, *request);  // owns itself
   absl::StatusOr<pb::GenerateRequest> engine_request =
       has_backend_ ? FromGateway(*request) : NoBackend();
   if (engine_request.ok()) {
@@ -89,10 +94,11 @@ grpc::ServerUnaryReactor* VllmService::Relay(grpc::CallbackServerContext* contex
     reactor->Finish(ToGrpc(NoBackend()));
     return reactor;
   }
-  Ask<Request, Response>(*context, reactor, call, [reactor, then](const Response& response) {
-    then(response);
-    reactor->Finish(grpc::Status::OK);
-  });
+  Ask<Request, Response>(calls_, *context, reactor, call,
+                         [reactor, then](const Response& response) {
+                           then(response);
+                           reactor->Finish(grpc::Status::OK);
+                         });
   return reactor;
 }
 
@@ -109,7 +115,7 @@ grpc::ServerUnaryReactor* VllmService::Abort(grpc::CallbackServerContext* contex
                                              gateway::AbortResponse* /*response*/) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   if (has_backend_) {
-    AbortFrom(0, {context, reactor, request, control_.get()});
+    AbortFrom(0, {&calls_, context, reactor, request, control_.get()});
   } else {
     reactor->Finish(ToGrpc(NoBackend()));
   }
@@ -144,14 +150,15 @@ grpc::ServerUnaryReactor* VllmService::GetLoads(grpc::CallbackServerContext* con
   }
   const auto with_server = [this, context, reactor, response](const pb::ServerInfo& server) {
     Ask<pb::GetLoadRequest, pb::LoadInfo>(
-        *context, reactor, [this](auto... call) { control_->async()->GetLoad(std::move(call)...); },
+        calls_, *context, reactor,
+        [this](auto... call) { control_->async()->GetLoad(std::move(call)...); },
         [reactor, response, server](const pb::LoadInfo& load) {
           ToGateway(server, load, absl::Now(), response);
           reactor->Finish(grpc::Status::OK);
         });
   };
   Ask<pb::GetServerInfoRequest, pb::ServerInfo>(
-      *context, reactor,
+      calls_, *context, reactor,
       [this](auto... call) { control_->async()->GetServerInfo(std::move(call)...); }, with_server);
   return reactor;
 }

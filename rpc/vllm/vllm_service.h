@@ -10,6 +10,7 @@
 #include "openengine.grpc.pb.h"
 #include "rpc/reader_watch.h"
 #include "rpc/vllm/gateway_stream.h"
+#include "rpc/vllm/live_calls.h"
 #include "vllm_engine.grpc.pb.h"
 
 namespace polystrate {
@@ -17,6 +18,7 @@ namespace polystrate {
 class VllmService final : public vllm::grpc::engine::VllmEngine::CallbackService {
  public:
   VllmService();
+  ~VllmService() override;  // its server is gone
 
   // Once: where Inference and Control are, as a rule on the server that this service is part of
   // (InProcessChannel), which the service is built before. Until then calls are UNAVAILABLE.
@@ -49,6 +51,7 @@ class VllmService final : public vllm::grpc::engine::VllmEngine::CallbackService
   grpc::ServerUnaryReactor* Relay(grpc::CallbackServerContext* context, Call call, Then then);
 
   const absl::Time start_;
+  LiveCalls calls_;
   ReaderWatch<GatewayStream> reader_watch_;
   std::unique_ptr<pb::Inference::Stub> inference_;
   std::unique_ptr<pb::Control::Stub> control_;
