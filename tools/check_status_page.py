@@ -22,14 +22,19 @@ from status_page_fakes import FakeCoordinator, engine, status
 
 SKIPPED = 77
 WIDTHS = [1280, 700, 390, 320]
+RATE_WINDOW_S = 4  # as kWindow in status_page.js
 
-# What came last of /status, at the moment at which the page shows it.
+# What came last of /status, at the moment at which the page shows it, and the tokens of every time.
 KEEP_STATUS = """
 const fetched = window.fetch;
 window.fetch = async (...what) => {
   const response = await fetched(...what);
   const read = response.json.bind(response);
-  response.json = async () => (window.seen = await read());
+  response.json = async () => {
+    window.seen = await read();
+    (window.heard ??= []).push([window.seen.coordinator.time, window.seen.coordinator.tokens]);
+    return window.seen;
+  };
   return response;
 };
 """
@@ -38,7 +43,7 @@ SHOWN = """(() => {
   const text = (root, name) => root.querySelector(`[data-is="${name}"]`).textContent;
   const texts = (root, names) => Object.fromEntries(names.map((name) => [name, text(root, name)]));
   return {
-    seen: window.seen,
+    seen: window.seen, heard: window.heard,
     total: texts(document.getElementById('total'), ['rate', 'streams', 'running', 'queued', 'blocks', 'carried', 'serving', 'failed']),
     notice: document.getElementById('notice').hidden ? '' : document.getElementById('notice').textContent,
     link: document.getElementById('link').textContent,
@@ -94,6 +99,8 @@ def check_engine(shown: dict, said: dict) -> None:
     expect(said["model"] in shown["what"], f"{name}: no model in {shown['what']!r}")
     expect(shown["state"].startswith("serving" if said["serving"] else "not serving"), f"{name}: {shown['state']}")
     expect(said["problem"] in shown["state"], f"{name}: no {said['problem']!r} in {shown['state']!r}")
+    lost = said["times_lost"]
+    expect_equal(f" · lost {lost:,} time" in shown["state"], lost > 0, f"{name}: times lost in {shown['state']!r}")
     for figure in ["streams", "running", "queued"]:
         expect_equal(shown[figure], f"{said[figure]:,}", f"{name}: {figure}")
     expect_equal(shown["blocks"], f"{said['used_blocks']:,} of {said['total_blocks']:,}", f"{name}: blocks")
@@ -240,11 +247,11 @@ def case_lost_connection() -> None:
     with fake, opened(fake.url, allowed_faults="503") as browser:
         browser.wait_for(f"{link} === 'live'")
         fake.broken = True
-        browser.wait_for(f"{link}.startsWith('connection lost')", 5)
+        browser.wait_for(f"{link}.startsWith('connection lost')", 15)
         expect(browser.evaluate("getComputedStyle(document.querySelector('.live')).opacity < 1"), "stale figures are not dimmed")
         time.sleep(3)
         fake.broken = False
-        browser.wait_for(f"{link} === 'live'", 10)
+        browser.wait_for(f"{link} === 'live'", 30)
         check_shown(browser)
 
 
@@ -270,16 +277,16 @@ def check_under_load(browser: Browser, cluster: LiveCluster) -> None:
     shown = check_shown(browser)
     check_against_model(shown)
     expect(all(card["curve"] for card in shown["engines"]), "no curve")
-    before = cluster.status()["coordinator"]
     time.sleep(6)
-    after = cluster.status()["coordinator"]
-    rate = (after["tokens"] - before["tokens"]) / (after["time"] - before["time"])
     later = check_shown(browser)
-    print(f"    {later['total']['rate']} tokens/s on the page, {rate:.0f} counted; "
+    last, tokens = later["heard"][-1]
+    first, base = next((h for h in later["heard"][:-1] if h[0] >= last - RATE_WINDOW_S), later["heard"][-2])
+    rate = (tokens - base) / (last - first)
+    print(f"    {later['total']['rate']} tokens/s on the page, {rate:.1f} counted; "
           + ", ".join(f"{card['rate']} of {card['target']}" for card in later["engines"]))
-    expect(rate / 2 < number(later["total"]["rate"]) < rate * 2, f"{later['total']['rate']} tokens/s, counted {rate:.0f}")
+    expect(abs(number(later["total"]["rate"]) - rate) <= 1, f"{later['total']['rate']} tokens/s, counted {rate:.1f}")
     expect(later["seen"]["coordinator"]["tokens"] > shown["seen"]["coordinator"]["tokens"], "the page stands still")
-    expect(later["seen"]["coordinator"]["time"] > cluster.status()["coordinator"]["time"] - 3, "the page is old")
+    expect(later["seen"]["coordinator"]["time"] > cluster.status()["coordinator"]["time"] - 15, "the page is old")
     for card in later["engines"]:
         expect(number(card["blocks"].split()[0]) > 0 and number(card["running"]) > 0, f"{card['target']} is idle")
         expect(all(rank["busy"] not in ("– busy", "0 % busy") for stage in card["stages"] for rank in stage["ranks"]),
@@ -290,23 +297,22 @@ def check_engine_killed(browser: Browser, cluster: LiveCluster, clients: Clients
     target = cluster.engines[1]
     told = {engine["target"]: engine for engine in cluster.status()["engines"]}
     os.kill(told[target]["stages"][1]["ranks"][0]["pid"], signal.SIGKILL)
-    took = browser.wait_for("document.querySelectorAll('article[data-serving=no]').length === 1", 5)
+    took = browser.wait_for("document.querySelectorAll('article[data-serving=no]').length === 1", 15)
     shown = check_shown(browser)
     print(f"    {took:.1f} s after the kill the page says: {shown['notice']}")
     expect(target in shown["notice"], shown["notice"])
-    browser.wait_for("Number(document.querySelector('#total [data-is=carried]').textContent) > 0", 10)
+    browser.wait_for("Number(document.querySelector('#total [data-is=carried]').textContent) > 0", 30)
     check_looks(browser)
     cluster.start_engine(target)
     took = browser.wait_for("document.querySelectorAll('article[data-serving=yes]').length === 2")
     print(f"    {took:.1f} s after a new start it serves again; {check_shown(browser)['total']['carried']} requests were carried over")
-    expect("lost 1 time" in browser.evaluate("document.querySelectorAll('.state')[1].textContent"), "the loss is forgotten")
     expect(not clients.failures, f"clients saw: {clients.failures[:3]}")
 
 
 def check_coordinator_killed(browser: Browser, cluster: LiveCluster) -> None:
     link = "document.getElementById('link').textContent"
     cluster.kill_coordinator()
-    browser.wait_for(f"{link}.startsWith('connection lost')", 5)
+    browser.wait_for(f"{link}.startsWith('connection lost')", 15)
     cluster.start_coordinator()
     browser.wait_for(f"{link} === 'live' && document.querySelectorAll('article[data-serving=yes]').length === 2")
     check_shown(browser)
