@@ -38,10 +38,6 @@ void GenerateReactor::Submit(absl::StatusOr<GenerationRequest> request) {
     usage_.completion_tokens += static_cast<int64_t>(output.tokens.size());
   }
   record_.SetRequest(*request);
-  {
-    absl::MutexLock lock(&context_mutex_);
-    context_->AddInitialMetadata("openengine-request-id", request_id_);
-  }
   // Before Submit, because the engine may have finished by the time it returns.
   owners_ = 2;
   if (!BecomeLive()) {
@@ -74,6 +70,11 @@ void GenerateReactor::Accepted() {
   }
   if (cancel) engine_.Cancel(request_id_, this).IgnoreError();
   readers_.Add(this);
+  {
+    // Not before: who is refused has none, by which a coordinator tells the two.
+    absl::MutexLock lock(&context_mutex_);
+    context_->AddInitialMetadata("openengine-request-id", request_id_);
+  }
   StartSendInitialMetadata();  // the client learns so before the first token
 }
 

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "engine/queue_bound.h"
 #include "engine/retry_delay.h"
+#include "rpc/coordinator/routed_call.h"
 #include "rpc/generate_reactor.h"
 #include "rpc/vllm/gateway_stream.h"
 
@@ -97,5 +98,6 @@ void ReaderWatch<Stream>::Look(absl::Time now) {
 
 template class ReaderWatch<GenerateReactor>;
 template class ReaderWatch<GatewayStream>;
+template class ReaderWatch<RoutedCall>;
 
 }  // namespace polystrate

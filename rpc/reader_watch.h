@@ -19,7 +19,7 @@ namespace polystrate {
 // reader that keeps up.
 absl::Status StalledReader(const std::string& how);
 
-// `Stream` is GenerateReactor or GatewayStream.
+// `Stream` is GenerateReactor, GatewayStream or RoutedCall.
 template <typename Stream>
 class ReaderWatch {
  public:

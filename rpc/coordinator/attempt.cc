@@ -6,18 +6,19 @@ namespace polystrate {
 
 namespace pb = openengine::v1;
 
-Attempt::Attempt(RoutedCall& call, EngineLease lease, pb::GenerateRequest request,
+Attempt::Attempt(RoutedCall& call, EngineLease lease, uint64_t losses, pb::GenerateRequest request,
                  const CallTerms& terms)
-    : call_(call), lease_(std::move(lease)), request_(std::move(request)) {
+    : call_(call), lease_(std::move(lease)), losses_(losses), request_(std::move(request)) {
   if (terms.deadline != absl::InfiniteFuture()) {
     context_.set_deadline(absl::ToChronoTime(terms.deadline));
   }
   for (const auto& [key, value] : terms.metadata) context_.AddMetadata(key, value);
 }
 
-std::shared_ptr<Attempt> Attempt::Make(RoutedCall& call, EngineLease lease,
+std::shared_ptr<Attempt> Attempt::Make(RoutedCall& call, EngineLease lease, uint64_t losses,
                                        pb::GenerateRequest request, const CallTerms& terms) {
-  std::shared_ptr<Attempt> attempt(new Attempt(call, std::move(lease), std::move(request), terms));
+  std::shared_ptr<Attempt> attempt(
+      new Attempt(call, std::move(lease), losses, std::move(request), terms));
   attempt->self_ = attempt;
   return attempt;
 }
@@ -34,7 +35,6 @@ void Attempt::ReadNext() {
 }
 
 void Attempt::Abandon() {
-  abandoned_ = true;
   context_.TryCancel();
   ReadNext();  // to its end
 }
@@ -43,7 +43,7 @@ void Attempt::OnReadInitialMetadataDone(bool ok) {
   // A refusal has no metadata of its own, only trailers.
   if (!ok || context_.GetServerInitialMetadata().count("openengine-request-id") == 0) return;
   accepted_ = true;
-  if (!abandoned_) call_.OnAccepted(this);
+  call_.OnAccepted(this);
 }
 
 void Attempt::OnReadDone(bool ok) {
@@ -51,8 +51,6 @@ void Attempt::OnReadDone(bool ok) {
   pb::GenerateResponse event = std::move(event_);
   event_.Clear();
   accepted_ = true;
-  reading_ = false;
-  if (abandoned_) return ReadNext();
   call_.OnEvent(this, std::move(event));
 }
 

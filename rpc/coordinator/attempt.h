@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -30,17 +31,22 @@ class Attempt final : public grpc::ClientReadReactor<openengine::v1::GenerateRes
  public:
   // Starts the call. None of gRPC's callbacks may run before the caller has stored what is
   // returned: they wait for Begin().
-  static std::shared_ptr<Attempt> Make(RoutedCall& call, EngineLease lease,
+  // `losses`: CallRegistry's, from before the engine was picked.
+  static std::shared_ptr<Attempt> Make(RoutedCall& call, EngineLease lease, uint64_t losses,
                                        openengine::v1::GenerateRequest request,
                                        const CallTerms& terms);
   void Begin();
 
   // Any thread, not under a lock that the call's methods take: gRPC may call back from within.
   void ReadNext();  // nothing when a read is under way already
+  // The call has put the event that was read in its place; under the lock that orders its events,
+  // for the next read may be over before this one's callback is.
+  void EventTaken() { reading_ = false; }
   // The call wants nothing more of it, and hears no more but that it is done.
   void Abandon();
 
   EngineLease& lease() { return lease_; }
+  uint64_t losses() const { return losses_; }
   const std::string& upstream_id() const { return request_.request_id(); }
   // The engine has taken the request: its answer's metadata came.
   bool accepted() const { return accepted_; }
@@ -51,16 +57,17 @@ class Attempt final : public grpc::ClientReadReactor<openengine::v1::GenerateRes
   void OnDone(const grpc::Status& status) override;
 
  private:
-  Attempt(RoutedCall& call, EngineLease lease, openengine::v1::GenerateRequest request,
-          const CallTerms& terms);
+  Attempt(RoutedCall& call, EngineLease lease, uint64_t losses,
+          openengine::v1::GenerateRequest request, const CallTerms& terms);
 
   RoutedCall& call_;
   EngineLease lease_;
+  const uint64_t losses_;
   const openengine::v1::GenerateRequest request_;
   grpc::ClientContext context_;
   openengine::v1::GenerateResponse event_;
-  std::atomic<bool> reading_{true};  // or has been told that there is nothing more to read
-  std::atomic<bool> abandoned_{false};
+  // A read is under way, or its event not taken, or there is nothing more to read.
+  std::atomic<bool> reading_{true};
   std::atomic<bool> accepted_{false};
   std::shared_ptr<Attempt> self_;  // until OnDone
 };

@@ -8,7 +8,8 @@ AttemptEnd JudgeEnd(const absl::Status& status, bool accepted) {
   const bool for_now = !status.ok() && RetryDelayOf(status).has_value();
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
-      return for_now ? AttemptEnd::kStreamLost : AttemptEnd::kEngineLost;
+      if (!for_now) return AttemptEnd::kEngineLost;
+      return accepted ? AttemptEnd::kStreamLost : AttemptEnd::kBusy;
     case absl::StatusCode::kResourceExhausted:
       return !accepted && for_now ? AttemptEnd::kBusy : AttemptEnd::kFinal;
     case absl::StatusCode::kInternal:

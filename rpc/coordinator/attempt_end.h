@@ -10,7 +10,7 @@ namespace polystrate {
 enum class AttemptEnd : uint8_t {
   kNone,
   kFinal,       // it is the client's: a verdict on the request itself
-  kBusy,        // refused for now (queue full): another engine may take it
+  kBusy,        // refused for now (queue full, drains): another engine may take it
   kStreamLost,  // it goes on elsewhere; the engine is in order, or leaves in order
   kEngineLost,  // so do all requests that are there
 };

@@ -16,7 +16,9 @@ constexpr absl::Duration kElsewhere = absl::Seconds(1);  // what a client is tol
 }  // namespace
 
 CallRegistry::CallRegistry(const CarryOptions& options)
-    : options_(options), thread_([this] { Run(); }) {}
+    : options_(options), thread_([this] { Run(); }) {
+  readers_.Start(options.reader_timeout);
+}
 
 CallRegistry::~CallRegistry() {
   {
@@ -69,12 +71,14 @@ bool CallRegistry::Place(RoutedCall* call, const std::string& target, uint64_t l
 
 void CallRegistry::OnEngineServing() { WakeAll(); }
 
-void CallRegistry::OnEngineLost(const std::string& target) {
+void CallRegistry::OnEngineLost(const std::string& target, uint64_t losses) {
   std::vector<RoutedCall*> aboard;
   std::vector<uint64_t> numbers;  // of the suspicious ones
   {
     absl::MutexLock lock(&mutex_);
-    last_loss_[target] = ++losses_;
+    uint64_t& last = last_loss_[target];
+    if (last > losses) return;
+    last = ++losses_;
     for (auto& [call, entry] : calls_) {
       if (entry.target != target) continue;
       entry.target.clear();

@@ -17,6 +17,7 @@
 #include "rpc/coordinator/coordinator_stats.h"
 #include "rpc/coordinator/engine_pool.h"
 #include "rpc/coordinator/quarantine.h"
+#include "rpc/reader_watch.h"
 
 namespace polystrate {
 
@@ -26,7 +27,7 @@ struct CarryOptions {
   absl::Duration timeout = absl::Seconds(60);  // that a request waits for an engine to go on
   // Attempts in a row that bring no new token, after which the request fails.
   int max_attempts = 8;
-  absl::Duration reader_timeout = absl::Seconds(30);  // for the last words to a reader that stopped
+  absl::Duration reader_timeout = absl::Seconds(30);  // ReaderWatch
 };
 
 class CallRegistry {
@@ -38,8 +39,9 @@ class CallRegistry {
   // Once, before the first call. The pool's events are to be given to the two below.
   void SetPool(EnginePool* pool) { pool_ = pool; }
   void OnEngineServing();
-  // Every call there gets its strike and leaves.
-  void OnEngineLost(const std::string& target);
+  // Every call there gets its strike and leaves. Nothing when this has been told already: when the
+  // engine was lost after `losses`.
+  void OnEngineLost(const std::string& target, uint64_t losses);
 
   // ALREADY_EXISTS: a live call has this id. UNAVAILABLE once the drain has begun.
   absl::Status Add(RoutedCall* call);
@@ -70,6 +72,7 @@ class CallRegistry {
 
   EnginePool& pool() { return *pool_; }
   Quarantine& quarantine() { return quarantine_; }
+  ReaderWatch<RoutedCall>& readers() { return readers_; }
   CoordinatorStats& stats() { return stats_; }
   const CarryOptions& options() const { return options_; }
   int64_t num_calls() const;
@@ -90,6 +93,7 @@ class CallRegistry {
   const CarryOptions options_;
   EnginePool* pool_ = nullptr;
   Quarantine quarantine_;
+  ReaderWatch<RoutedCall> readers_;
   CoordinatorStats stats_;
 
   mutable absl::Mutex mutex_;

@@ -36,7 +36,8 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
   ASSIGN_OR_RETURN(server->pool_, EnginePool::Start(options.pool, options.engines,
                                                     {[registry] { registry->OnEngineServing(); },
                                                      [registry](const std::string& target) {
-                                                       registry->OnEngineLost(target);
+                                                       registry->OnEngineLost(target,
+                                                                              registry->losses());
                                                      }}));
   registry->SetPool(server->pool_.get());
   server->engines_ = std::make_unique<RegistryService>(*server->pool_);

@@ -20,6 +20,8 @@ namespace pb = openengine::v1;
 
 // Who waits for an engine is told of one that comes; this is for what nobody tells.
 constexpr absl::Duration kLookAgain = absl::Milliseconds(250);
+// For an engine to answer that it aborts a request.
+constexpr absl::Duration kAbortTimeout = absl::Seconds(10);
 // Of an output without max_tokens, for routing.
 constexpr int64_t kUsualOutput = 256;
 constexpr int64_t kBytesPerToken = 4;
@@ -28,7 +30,7 @@ std::atomic<uint64_t> num_calls{0};
 
 // A request may be resumed already when it comes. What is wrong with that an engine says.
 std::vector<ResumedOutput> WhatTheClientHad(const pb::GenerateRequest& request) {
-  constexpr uint32_t kMost = 1 << 16;  // an engine takes fewer
+  constexpr uint32_t kMost = 1 << 14;  // an engine takes no more
   const uint32_t outputs = std::clamp(request.sampling().num_sequences(), 1u, kMost);
   absl::StatusOr<RequestExtra> extra = ReadExtra(request.extra());
   if (extra.ok() && extra->resumed.size() == outputs) return std::move(extra->resumed);
@@ -43,6 +45,7 @@ void ForwardAbort(Attempt& attempt) {
     pb::AbortResponse response;
   };
   auto call = std::make_shared<Call>();
+  call->context.set_deadline(absl::ToChronoTime(absl::Now() + kAbortTimeout));
   call->request.set_request_id(attempt.upstream_id());
   attempt.lease().control().async()->Abort(&call->context, &call->request, &call->response,
                                            [call](const grpc::Status& /*status*/) {});
@@ -80,6 +83,7 @@ void RoutedCall::Start() {
     absl::MutexLock lock(&mutex_);
     registered_ = true;
   }
+  registry_.readers().Add(this);
   Go();
   Advance();
 }
@@ -129,6 +133,7 @@ void RoutedCall::Go() {
     absl::StatusOr<EngineLease> lease = Choose();
     if (lease.ok()) {
       if (GoTo(*std::move(lease), losses)) return;
+      registry_.quarantine().Leave(number_);
       continue;
     }
     {
@@ -152,8 +157,7 @@ bool RoutedCall::GoTo(EngineLease lease, uint64_t losses) {
     tokens_before_ = delivery_.num_tokens();
     cleared_ = false;
     aboard_ = false;
-    wait_until_.reset();
-    attempt = attempt_ = Attempt::Make(*this, std::move(lease), NextRequest(), terms_);
+    attempt = attempt_ = Attempt::Make(*this, std::move(lease), losses, NextRequest(), terms_);
     Retain();  // until OnAttemptDone
   }
   attempt->Begin();
@@ -250,16 +254,9 @@ bool RoutedCall::is_aboard() const {
 }
 
 void RoutedCall::Wake() {
-  bool stuck = false;
   {
     absl::MutexLock lock(&mutex_);
-    if (!ended() && attempt_ != nullptr) return;
-    stuck = ended() && busy_;
-  }
-  if (stuck) {  // the reader takes not even its last words
-    absl::MutexLock lock(&context_mutex_);
-    if (context_ != nullptr) context_->TryCancel();
-    return;
+    if (ended() || attempt_ != nullptr) return;
   }
   Go();
   Advance();
@@ -271,32 +268,40 @@ void RoutedCall::BeAccepted() {
   accepted_ = true;
   aboard_ = true;
   must_go_on_ = true;  // from now on the request is ours to bring to its end
+  wait_until_.reset();
+  refused_.clear();
 }
 
 void RoutedCall::OnAccepted(Attempt* attempt) {
+  bool abort = false;
   {
     absl::MutexLock lock(&mutex_);
     if (attempt != attempt_.get()) return;
     BeAccepted();
+    abort = aborted_;
   }
+  if (abort) ForwardAbort(*attempt);  // the first may have come before the request
   Advance();
 }
 
 void RoutedCall::OnEvent(Attempt* attempt, pb::GenerateResponse event) {
   int64_t new_tokens = 0;
+  bool current = false;
   bool clear = false;
   bool read_on = false;
   {
     absl::MutexLock lock(&mutex_);
-    if (attempt != attempt_.get()) return;
-    BeAccepted();
-    if (!ended()) {
+    attempt->EventTaken();
+    current = attempt == attempt_.get();
+    if (current) BeAccepted();
+    if (current && !ended()) {
       const int64_t before = delivery_.num_tokens();
       if (event.request_id() != request_id()) event.set_request_id(request_id());
       std::vector<pb::GenerateResponse> next;
       delivery_.Take(std::move(event), &next);
       for (pb::GenerateResponse& ready : next) ready_.push_back(std::move(ready));
       new_tokens = delivery_.num_tokens() - before;
+      attempt->lease().OnTokens(new_tokens);
       const int64_t progress = delivery_.num_tokens() - tokens_before_;
       clear = num_attempts_ > 1 && !cleared_ && progress >= Quarantine::kClearingTokens;
       cleared_ = cleared_ || clear;
@@ -305,11 +310,10 @@ void RoutedCall::OnEvent(Attempt* attempt, pb::GenerateResponse event) {
         End(absl::OkStatus());
       }
     }
-    read_on = ended() || ready_.size() < kReadAhead;
+    read_on = !current || ended() || ready_.size() < kReadAhead;
   }
-  Advance();
+  if (current) Advance();
   registry_.stats().tokens += static_cast<uint64_t>(new_tokens);
-  attempt->lease().OnTokens(new_tokens);
   if (clear && registry_.quarantine().Clear(number_)) registry_.WakeAll();
   if (read_on) attempt->ReadNext();
 }
@@ -331,14 +335,11 @@ void RoutedCall::OnAttemptDone(Attempt* attempt, const grpc::Status& grpc_status
   }
   if (end == AttemptEnd::kEngineLost) {
     attempt->lease().ReportLost(status);
-    registry_.OnEngineLost(target);  // this call among those that are there
+    registry_.OnEngineLost(target, attempt->losses());  // this call among those that are there
   }
   if (end == AttemptEnd::kBusy) OnBusy(target, status);
   if (end == AttemptEnd::kEngineLost || end == AttemptEnd::kStreamLost) Carry(target, status);
-  if (end == AttemptEnd::kFinal) {
-    Advance();
-    registry_.WakeLater(this, absl::Now() + registry_.options().reader_timeout);
-  }
+  if (end == AttemptEnd::kFinal) Advance();
   Release();
 }
 
@@ -369,111 +370,6 @@ void RoutedCall::Abort() {
   }
   if (attempt != nullptr) ForwardAbort(*attempt);
   Advance();
-}
-
-void RoutedCall::EndAborted() {
-  pb::Usage usage;
-  usage.set_prompt_tokens(static_cast<uint32_t>(request_.token_ids().ids_size()));
-  usage.set_completion_tokens(static_cast<uint32_t>(delivery_.num_tokens()));
-  usage.set_total_tokens(usage.prompt_tokens() + usage.completion_tokens());
-  for (int32_t i = 0; i < delivery_.num_sequences(); ++i) {
-    if (delivery_.has_ended(i)) continue;
-    pb::GenerateResponse& event = ready_.emplace_back();
-    event.set_request_id(request_id());
-    event.mutable_finished()->set_output_index(static_cast<uint32_t>(i));
-    event.mutable_finished()->set_reason(pb::FINISH_REASON_CANCELLED);
-    event.mutable_finished()->set_message("aborted");
-  }
-  *ready_.back().mutable_usage() = usage;
-  End(absl::OkStatus());
-}
-
-void RoutedCall::Fail(const absl::Status& status) {
-  ++registry_.stats().failed;
-  if (!opened_ && !accepted_) return End(status);
-  pb::GenerateResponse& event = ready_.emplace_back();
-  event.set_request_id(request_id());
-  ToWire(status, event.mutable_error());
-  End(absl::OkStatus());
-}
-
-// --- Towards the client. ---
-
-void RoutedCall::End(const absl::Status& status) {
-  if (!ended()) end_ = status;
-}
-
-void RoutedCall::EndNow(const absl::Status& status) {
-  std::shared_ptr<Attempt> attempt;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (!ended() || !ready_.empty()) end_ = status;  // otherwise all has been said
-    ready_.clear();
-    attempt = std::exchange(attempt_, nullptr);
-  }
-  if (attempt != nullptr) attempt->Abandon();
-  Advance();
-}
-
-void RoutedCall::OperationDone(bool ok) {
-  {
-    absl::MutexLock lock(&mutex_);
-    busy_ = false;
-    if (!ok) {  // the client is gone; OnCancel does the rest
-      ready_.clear();
-      End(absl::CancelledError("the stream is broken"));
-    }
-  }
-  Advance();
-}
-
-void RoutedCall::OnCancel() { EndNow(absl::CancelledError("the call was cancelled")); }
-
-void RoutedCall::Advance() {
-  enum { kOpen, kWrite, kFinish } operation;
-  std::shared_ptr<Attempt> reader;
-  absl::Status end;
-  bool remove = false;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (busy_) return;
-    if (accepted_ && !opened_) {
-      operation = kOpen;
-      opened_ = true;
-    } else if (!ready_.empty()) {
-      operation = kWrite;
-      writing_ = std::move(ready_.front());
-      ready_.pop_front();
-      reader = attempt_;
-    } else if (ended()) {
-      operation = kFinish;
-      end = *end_;
-      remove = std::exchange(registered_, false);
-    } else {
-      return;
-    }
-    busy_ = true;  // for good, when this is the end
-  }
-  if (operation == kOpen) return StartSendInitialMetadata();
-  if (operation == kWrite) {
-    StartWrite(&writing_);
-    if (reader != nullptr) reader->ReadNext();
-    return;
-  }
-  if (remove) registry_.Remove(this);  // the id is free before the client can use it again
-  Finish(ToGrpc(end));
-}
-
-void RoutedCall::OnDone() {
-  {
-    absl::MutexLock lock(&context_mutex_);
-    context_ = nullptr;
-  }
-  Release();
-}
-
-void RoutedCall::Release() {
-  if (--owners_ == 0) delete this;
 }
 
 }  // namespace polystrate

@@ -58,6 +58,11 @@ class RoutedCall final : public grpc::ServerWriteReactor<openengine::v1::Generat
   void Abort();                               // by the operator or another call of the client's
   void EndNow(const absl::Status& status);
 
+  // --- ReaderWatch, on its thread; as GenerateReactor's. ---
+  std::optional<uint64_t> PendingOperation() ABSL_LOCKS_EXCLUDED(mutex_);
+  void GiveUpReader(absl::Duration stalled);
+  void Break() ABSL_LOCKS_EXCLUDED(context_mutex_);
+
   // --- ServerWriteReactor, on gRPC's threads. ---
   void OnSendInitialMetadataDone(bool ok) override { OperationDone(ok); }
   void OnWriteDone(bool ok) override { OperationDone(ok); }
@@ -128,6 +133,7 @@ class RoutedCall final : public grpc::ServerWriteReactor<openengine::v1::Generat
   bool accepted_ ABSL_GUARDED_BY(mutex_) = false;  // by an engine, once
   bool opened_ ABSL_GUARDED_BY(mutex_) = false;    // the client has been told so
   bool busy_ ABSL_GUARDED_BY(mutex_) = false;      // an operation towards the client is under way
+  uint64_t num_operations_ ABSL_GUARDED_BY(mutex_) = 0;  // so far
   bool registered_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
 };
