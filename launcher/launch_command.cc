@@ -63,6 +63,7 @@ absl::Status LaunchCommand(const Arguments& arguments) {
     return absl::InvalidArgumentError(
         "the cluster file is missing: polystrate launch CLUSTER.yaml [--flag ...]");
   }
+  if (dry_run || check) Supervisor::UnblockSignals();  // nothing has to be ended in order
   ASSIGN_OR_RETURN(const Cluster cluster, ReadClusterFile(arguments[0]));
   LaunchSite site;
   site.program = ThisProgram();

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "launcher/commands.h"
 #include "launcher/signals.h"
+#include "launcher/supervisor.h"
 #include "launcher/waiting.h"
 #include "parallel/process_group.h"
 
@@ -155,5 +156,7 @@ int main(int argc, char** argv) {
   if (command != nullptr && command->runs_model) polystrate::BoundThreadSpinning(argv);
   if (name == "serve" || name == "coordinator") polystrate::InstallDrainSignals();
   polystrate::UnblockDrainSignals();
+  // Before gRPC makes a thread, which would take the signals that a launcher waits for.
+  if (name == "launch") polystrate::Supervisor::BlockSignals();
   return polystrate::Main(argc, argv);
 }

@@ -45,6 +45,16 @@ std::string Rounded(absl::Duration duration) {
 
 }  // namespace
 
+void Supervisor::BlockSignals() {
+  const sigset_t signals = Signals();
+  CHECK_EQ(pthread_sigmask(SIG_BLOCK, &signals, nullptr), 0);
+}
+
+void Supervisor::UnblockSignals() {
+  const sigset_t signals = Signals();
+  CHECK_EQ(pthread_sigmask(SIG_UNBLOCK, &signals, nullptr), 0);
+}
+
 absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Make(std::vector<ClusterTask> tasks,
                                                              const SupervisorOptions& options) {
   std::unique_ptr<Supervisor> supervisor(new Supervisor(options));
@@ -63,8 +73,8 @@ Supervisor::~Supervisor() {
 
 absl::Status Supervisor::Run() {
   CHECK_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  BlockSignals();
   const sigset_t signals = Signals();
-  CHECK_EQ(sigprocmask(SIG_BLOCK, &signals, nullptr), 0);
   std::signal(SIGPIPE, SIG_IGN);
   signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
   CHECK_GE(signal_fd_, 0);

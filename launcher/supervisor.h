@@ -33,6 +33,11 @@ struct SupervisorOptions {
 // "drain", a second of them as "now".
 class Supervisor {
  public:
+  // The signals that Run() takes stay pending until it does. To be called before the process has
+  // another thread, which one of them might end, and all, or swallow.
+  static void BlockSignals();
+  static void UnblockSignals();
+
   // Of `tasks` the coordinator drains first: it has its streams finished by engines that still
   // take what it sends.
   static absl::StatusOr<std::unique_ptr<Supervisor>> Make(std::vector<ClusterTask> tasks,

@@ -74,6 +74,32 @@ TEST_F(LaunchTest, DrainsInOrder) {
   ExpectNothingLeft();
 }
 
+// What people run it for: an engine dies under a client of the coordinator, who never learns of it.
+TEST_F(LaunchTest, NothingIsLostBehindACoordinator) {
+  const std::string front = absl::StrCat("127.0.0.1:", FreePort());
+  WriteCluster(absl::StrCat("engines:\n- {name: a, tp: 2, listen: \"", address_,
+                            "\"}\n- {name: b, listen: \"", address_b_,
+                            "\"}\ncoordinator: {listen: \"", front, "\"}\n"));
+  StartCluster();
+  ASSERT_TRUE(WaitForLines("[coordinator] coordinator: SERVING", 1)) << engine_->Err();
+  const auto channel = grpc::CreateChannel(front, grpc::InsecureChannelCredentials());
+  constexpr int kTokens = 4000;
+  std::vector<std::unique_ptr<LiveStream>> streams;
+  for (int i = 0; i < 4; ++i) streams.push_back(std::make_unique<LiveStream>(channel, kTokens));
+  for (const auto& stream : streams) ASSERT_TRUE(stream->WaitForToken());
+  kill(PidOf(1), SIGKILL);
+  ASSERT_TRUE(engine_->WaitForOutput("; it starts again in", kPatience)) << engine_->Err();
+  engine_->Signal(SIGTERM);  // the streams are finished first
+  for (const auto& stream : streams) {
+    const grpc::Status status = stream->WaitForEnd();
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(stream->num_tokens(), kTokens);
+  }
+  EXPECT_EQ(engine_->Wait(kPatience), 0) << engine_->Err();
+  ExpectNothingLeft();
+  EXPECT_TRUE(AllGone(front, kAllGone));
+}
+
 // Whichever process of an engine dies, it is back and serves; the other one never noticed.
 TEST_F(LaunchTest, StartsAgainWhatDies) {
   StartCluster();
