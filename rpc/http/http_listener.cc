@@ -179,10 +179,13 @@ int64_t HttpListener::Prepare(HttpConnection* connection, httplib::Request* requ
   // httplib would compress at the best and slowest setting.
   request->headers.erase("Accept-Encoding");
   int64_t body_bytes = 0;
+  // Of two lengths a proxy may have believed the other one.
   if (request->has_header("Transfer-Encoding") ||
+      request->get_header_value_count("Content-Length") > 1 ||
       (request->has_header("Content-Length") &&
-       !absl::SimpleAtoi(request->get_header_value("Content-Length"), &body_bytes))) {
-    body_bytes = std::numeric_limits<int64_t>::max();  // in pieces, so not known
+       !absl::SimpleAtoi(request->get_header_value("Content-Length"), &body_bytes)) ||
+      body_bytes < 0) {
+    body_bytes = std::numeric_limits<int64_t>::max();  // in pieces, or nonsense, so not known
   } else if (!request->has_header("Content-Length")) {
     request->set_header("Content-Length", "0");  // httplib would wait for the client's end
   }

@@ -12,7 +12,8 @@ namespace polystrate {
 namespace {
 
 constexpr int64_t kMaxPrompts = 2048;
-constexpr int64_t kMaxChoices = 16384;
+constexpr int64_t kMaxChoices = 16384;  // of all prompts
+constexpr size_t kMaxCopiedBytes = 64 << 20;
 constexpr int64_t kMaxLogprobs = 20;
 constexpr int64_t kMaxTokenId = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxCount = std::numeric_limits<int32_t>::max();
@@ -190,6 +191,10 @@ absl::StatusOr<std::vector<pb::GenerateRequest>> ReadPrompts(const JsonView& pro
     return absl::InvalidArgumentError(absl::StrCat(
         "prompt has ", prompt.size(), " prompts; at most ", kMaxPrompts, " go at once"));
   }
+  if (common.ByteSizeLong() * static_cast<size_t>(prompt.size()) > kMaxCopiedBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "prompt has ", prompt.size(), " prompts, too many for so long a stop or stop_token_ids"));
+  }
   const bool texts = prompt.at(0).IsString();
   for (const JsonView& element : prompt.Elements()) {
     calls.push_back(common);
@@ -233,6 +238,12 @@ absl::StatusOr<OpenAiRequest> ReadCompletionRequest(const JsonView& body) {
   if (!calls.ok()) in.Fail("prompt", calls.status());
   RETURN_IF_ERROR(in.status());
   request.calls = *std::move(calls);
+  const auto num_prompts = static_cast<int64_t>(request.calls.size());
+  if (num_prompts * request.num_choices > kMaxChoices) {
+    in.Fail("n", absl::StrCat("is ", request.num_choices, " for ", num_prompts,
+                              " prompts; together that may be at most ", kMaxChoices));
+    return in.status();
+  }
   for (pb::GenerateRequest& call : request.calls) {
     if (request.echo)
       AskForEcho(&call, request.logprobs, static_cast<uint32_t>(logprobs.value_or(0)));
