@@ -1,4 +1,4 @@
-"""Writes tests/golden/chat_templates.json: what transformers renders of templates (chat_template_families.py, and the small ones
+"""Writes tests/golden/chat/templates.json: what transformers renders of templates (chat_template_families.py, and the small ones
 below, a feature each), which engine/chat_template.h must equal byte for byte, or that it refuses to.
 
     python tools/make_chat_template_golden.py
@@ -15,7 +15,7 @@ from transformers.utils import chat_template_utils
 from chat_template_families import FAMILIES
 from demo_corpus import REPOSITORY
 
-OUT = REPOSITORY / "tests" / "golden" / "chat_templates.json"
+OUT = REPOSITORY / "tests" / "golden" / "chat" / "templates.json"
 NOW = datetime.datetime(2024, 7, 26, 9, 5, 6)
 
 

@@ -6,19 +6,24 @@ namespace polystrate {
 
 namespace pb = openengine::v1;
 
-Attempt::Attempt(RoutedCall& call, EngineLease lease, uint64_t losses, pb::GenerateRequest request,
-                 const CallTerms& terms)
-    : call_(call), lease_(std::move(lease)), losses_(losses), request_(std::move(request)) {
+Attempt::Attempt(CallRegistry& registry, RoutedCall& call, EngineLease lease, uint64_t losses,
+                 pb::GenerateRequest request, const CallTerms& terms)
+    : presence_(registry),
+      call_(call),
+      lease_(std::move(lease)),
+      losses_(losses),
+      request_(std::move(request)) {
   if (terms.deadline != absl::InfiniteFuture()) {
     context_.set_deadline(absl::ToChronoTime(terms.deadline));
   }
   for (const auto& [key, value] : terms.metadata) context_.AddMetadata(key, value);
 }
 
-std::shared_ptr<Attempt> Attempt::Make(RoutedCall& call, EngineLease lease, uint64_t losses,
-                                       pb::GenerateRequest request, const CallTerms& terms) {
+std::shared_ptr<Attempt> Attempt::Make(CallRegistry& registry, RoutedCall& call, EngineLease lease,
+                                       uint64_t losses, pb::GenerateRequest request,
+                                       const CallTerms& terms) {
   std::shared_ptr<Attempt> attempt(
-      new Attempt(call, std::move(lease), losses, std::move(request), terms));
+      new Attempt(registry, call, std::move(lease), losses, std::move(request), terms));
   attempt->self_ = attempt;
   return attempt;
 }

@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/grpcpp.h"
 #include "openengine.grpc.pb.h"
+#include "rpc/coordinator/call_registry.h"
 #include "rpc/coordinator/engine_pool.h"
 
 namespace polystrate {
@@ -32,8 +33,8 @@ class Attempt final : public grpc::ClientReadReactor<openengine::v1::GenerateRes
   // Starts the call. None of gRPC's callbacks may run before the caller has stored what is
   // returned: they wait for Begin().
   // `losses`: CallRegistry's, from before the engine was picked.
-  static std::shared_ptr<Attempt> Make(RoutedCall& call, EngineLease lease, uint64_t losses,
-                                       openengine::v1::GenerateRequest request,
+  static std::shared_ptr<Attempt> Make(CallRegistry& registry, RoutedCall& call, EngineLease lease,
+                                       uint64_t losses, openengine::v1::GenerateRequest request,
                                        const CallTerms& terms);
   void Begin();
 
@@ -57,9 +58,10 @@ class Attempt final : public grpc::ClientReadReactor<openengine::v1::GenerateRes
   void OnDone(const grpc::Status& status) override;
 
  private:
-  Attempt(RoutedCall& call, EngineLease lease, uint64_t losses,
+  Attempt(CallRegistry& registry, RoutedCall& call, EngineLease lease, uint64_t losses,
           openengine::v1::GenerateRequest request, const CallTerms& terms);
 
+  const CallRegistry::Presence presence_;  // first, so that it is the last to go
   RoutedCall& call_;
   EngineLease lease_;
   const uint64_t losses_;

@@ -1,6 +1,7 @@
 #include "rpc/coordinator/call_registry.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
@@ -23,8 +24,6 @@ CallRegistry::CallRegistry(const CarryOptions& options)
 CallRegistry::~CallRegistry() {
   {
     absl::MutexLock lock(&mutex_);
-    const auto gone = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_objects_ == 0; };
-    mutex_.Await(absl::Condition(&gone));
     stopping_ = true;
     changed_ = true;
   }
@@ -88,6 +87,10 @@ void CallRegistry::OnEngineLost(const std::string& target, uint64_t losses) {
   }
   for (const RoutedCall* call : aboard) {
     if (call->is_aboard()) numbers.push_back(call->number());
+  }
+  if (!aboard.empty()) {
+    std::fprintf(stderr, "coordinator: %zu requests leave the engine at %s\n", aboard.size(),
+                 target.c_str());
   }
   const std::vector<uint64_t> convicted = quarantine_.OnDeath(numbers);
   const absl::Status why =
@@ -166,14 +169,20 @@ void CallRegistry::EndAll(const absl::Status& status) {
   drained_ = true;
 }
 
-void CallRegistry::OnCreated() {
-  absl::MutexLock lock(&mutex_);
-  ++num_objects_;
+CallRegistry::Presence::Presence(CallRegistry& registry) : registry_(registry) {
+  absl::MutexLock lock(&registry_.mutex_);
+  ++registry_.num_present_;
 }
 
-void CallRegistry::OnDestroyed() {
+CallRegistry::Presence::~Presence() {
+  absl::MutexLock lock(&registry_.mutex_);
+  --registry_.num_present_;
+}
+
+void CallRegistry::WaitUntilGone() {
   absl::MutexLock lock(&mutex_);
-  --num_objects_;
+  const auto gone = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_present_ == 0; };
+  mutex_.Await(absl::Condition(&gone));
 }
 
 std::vector<RoutedCall*> CallRegistry::RetainAll() {

@@ -33,7 +33,6 @@ struct CarryOptions {
 class CallRegistry {
  public:
   explicit CallRegistry(const CarryOptions& options);
-  // Waits for the calls' objects; their streams must have ended.
   ~CallRegistry();
 
   // Once, before the first call. The pool's events are to be given to the two below.
@@ -66,9 +65,19 @@ class CallRegistry {
   // Whether none is left by then.
   bool WaitForNone(absl::Time deadline);
 
-  // A call's object is there, or gone: it may outlive its stream by its last attempt's end.
-  void OnCreated();
-  void OnDestroyed();
+  // While it lives, so does something that holds one of gRPC's channels and may outlive its stream.
+  class Presence {
+   public:
+    explicit Presence(CallRegistry& registry);
+    ~Presence();
+    Presence(const Presence&) = delete;
+    Presence& operator=(const Presence&) = delete;
+
+   private:
+    CallRegistry& registry_;
+  };
+  // Until there is none; streams must have ended.
+  void WaitUntilGone();
 
   EnginePool& pool() { return *pool_; }
   Quarantine& quarantine() { return quarantine_; }
@@ -105,7 +114,7 @@ class CallRegistry {
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool drained_ ABSL_GUARDED_BY(mutex_) = false;  // its time has passed
-  int64_t num_objects_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t num_present_ ABSL_GUARDED_BY(mutex_) = 0;
   bool changed_ ABSL_GUARDED_BY(mutex_) = false;  // for the thread to look at
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;

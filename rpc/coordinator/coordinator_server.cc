@@ -87,7 +87,10 @@ CoordinatorServer::~CoordinatorServer() {
     registry_.Drain(absl::ZeroDuration());
     WaitUntilDrained();
   }
-  if (pool_ != nullptr) pool_->Stop();
+  // gRPC cannot bear that one of its own threads gives up the last channel, unless a server is
+  // there.
+  registry_.WaitUntilGone();
+  pool_.reset();
 }
 
 std::shared_ptr<grpc::Channel> CoordinatorServer::InProcessChannel() {

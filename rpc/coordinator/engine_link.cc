@@ -232,8 +232,10 @@ void EngineLink::TellLost() {
 
 void EngineLink::Suspect(const EngineConnection* connection, const absl::Status& why) {
   absl::MutexLock lock(&mutex_);
-  if (closed_ || connection != connection_.get() || !serving_) return;
-  Drop(why, /*at_once=*/true);
+  if (closed_ || connection != connection_.get()) return;
+  // An engine that is lost may still say so; one that drains would have told its streams.
+  if (!serving_) told_.draining = false;
+  if (serving_) Drop(why, /*at_once=*/true);
 }
 
 void EngineLink::Close() {

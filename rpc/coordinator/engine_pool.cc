@@ -23,6 +23,11 @@ namespace {
 constexpr absl::Duration kFileInterval = absl::Seconds(1);
 // Who wakes so late was stopped, or its machine was.
 constexpr absl::Duration kStopped = absl::Milliseconds(300);
+// What an operator wants to find in the log when somebody asks about it.
+void Say(const EngineLink& link, const char* what) {
+  std::fprintf(stderr, "coordinator: the engine at %s %s\n", link.target().c_str(), what);
+}
+
 // Whoever may register could fill the memory without it.
 constexpr size_t kMaxEngines = 1024;
 
@@ -279,6 +284,8 @@ absl::Time EnginePool::Impl::AdvanceAll(absl::Time now, absl::Duration overslept
     const EngineLink::Happened happened = link->Advance(now, overslept);
     next = std::min(next, happened.next);
     serving = serving || happened.serving;
+    if (happened.lost) Say(*link, "is lost");
+    if (happened.serving) Say(*link, "serves");
     if (happened.lost && events_.lost) events_.lost(link->target());
   }
   if (serving && events_.serving) events_.serving();

@@ -63,7 +63,6 @@ RoutedCall::RoutedCall(CallRegistry& registry, grpc::CallbackServerContext* cont
       prefix_(HashPrefix(request_)),
       context_(context),
       delivery_(WhatTheClientHad(request_)) {
-  registry_.OnCreated();
   AddTraceContext(ReadTraceContext(*context), context);
   context->AddInitialMetadata("openengine-request-id", request_.request_id());
 }
@@ -157,7 +156,8 @@ bool RoutedCall::GoTo(EngineLease lease, uint64_t losses) {
     tokens_before_ = delivery_.num_tokens();
     cleared_ = false;
     aboard_ = false;
-    attempt = attempt_ = Attempt::Make(*this, std::move(lease), losses, NextRequest(), terms_);
+    attempt = attempt_ =
+        Attempt::Make(registry_, *this, std::move(lease), losses, NextRequest(), terms_);
     Retain();  // until OnAttemptDone
   }
   attempt->Begin();

@@ -73,7 +73,7 @@ class RoutedCall final : public grpc::ServerWriteReactor<openengine::v1::Generat
   // Events that may wait for the client before the engine's stream is held up.
   static constexpr size_t kReadAhead = 8;
 
-  ~RoutedCall() override { registry_.OnDestroyed(); }
+  ~RoutedCall() override = default;
 
   // To an engine, if one can be had; else waits for one, or ends. One thread at a time: whoever
   // took the call out of its attempt or out of its wait.
@@ -102,6 +102,7 @@ class RoutedCall final : public grpc::ServerWriteReactor<openengine::v1::Generat
   void Advance() ABSL_LOCKS_EXCLUDED(mutex_);
 
   CallRegistry& registry_;
+  const CallRegistry::Presence presence_{registry_};
   const uint64_t number_;
   const openengine::v1::GenerateRequest request_;
   const CallTerms terms_;

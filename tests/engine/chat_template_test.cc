@@ -88,7 +88,7 @@ void CheckCase(const Value& golden, const ChatContext& context) {
 
 TEST(ChatTemplateTest, RendersAsTransformersDoes) {
   const auto golden =
-      jinja::ReadJson(ReadText(SourceFile("tests/golden/chat_templates.json")), "golden");
+      jinja::ReadJson(ReadText(SourceFile("tests/golden/chat/templates.json")), "golden");
   ASSERT_TRUE(golden.ok()) << golden.status();
   const std::vector<Value>& cases = golden->Find("cases")->items();
   EXPECT_GE(cases.size(), 350u);
