@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -66,9 +67,9 @@ class LaunchHosts : public ::testing::Test {
   }
   // What waits above the launcher forwards no signal.
   void Signal(int number) const {
-    for (const pid_t pid : hosts_->ProcessesOn(0)) {
-      const std::string command = ReadFile(absl::StrCat("/proc/", pid, "/cmdline"));
-      if (absl::StrContains(command, cluster())) kill(pid, number);
+    const std::vector<pid_t> here = hosts_->ProcessesOn(0);
+    for (const pid_t pid : ProcessesWith(cluster())) {
+      if (std::find(here.begin(), here.end(), pid) != here.end()) kill(pid, number);
     }
   }
   std::vector<pid_t> RanksOn(int host) const {
@@ -80,11 +81,15 @@ class LaunchHosts : public ::testing::Test {
   }
   void ExpectNothingRuns() const {
     for (const int host : {0, 1, 2}) {
-      const absl::Time deadline = absl::Now() + kAllGone;
+      const absl::Time deadline = absl::Now() + kPatience;
       while (!hosts_->ProcessesOn(host).empty() && absl::Now() < deadline) {
         absl::SleepFor(absl::Milliseconds(20));
       }
-      EXPECT_TRUE(hosts_->ProcessesOn(host).empty()) << host << "\n" << launcher_->Err();
+      std::string left;
+      for (const pid_t pid : hosts_->ProcessesOn(host)) {
+        absl::StrAppend(&left, RunCommand({"ps", "-o", "args=", "-p", absl::StrCat(pid)}).out);
+      }
+      EXPECT_EQ(left, "") << host << "\n" << launcher_->Err();
     }
   }
 
