@@ -101,8 +101,14 @@ void CallRegistry::OnEngineLost(const std::string& target, uint64_t losses) {
     } else {
       call->LeaveEngine(why);
     }
+    if (!Has(call)) quarantine_.Clear(call->number());  // it ended before it got its strike
     call->Release();
   }
+}
+
+bool CallRegistry::Has(RoutedCall* call) const {
+  absl::MutexLock lock(&mutex_);
+  return calls_.contains(call);
 }
 
 void CallRegistry::WakeLater(RoutedCall* call, absl::Time at) {

@@ -93,6 +93,7 @@ class CallRegistry {
     absl::Time wake = absl::InfiniteFuture();
   };
   void Run();
+  bool Has(RoutedCall* call) const ABSL_LOCKS_EXCLUDED(mutex_);
   void EndAll(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   // Those whose time has come, retained.
   std::vector<RoutedCall*> TakeDue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -24,6 +24,8 @@ constexpr absl::Duration kLookAgain = absl::Milliseconds(250);
 constexpr absl::Duration kAbortTimeout = absl::Seconds(10);
 // Of an output without max_tokens, for routing.
 constexpr int64_t kUsualOutput = 256;
+// Who asks for more gets it, but does not make an engine look full by asking.
+constexpr int64_t kLongOutput = 4096;
 constexpr int64_t kBytesPerToken = 4;
 
 std::atomic<uint64_t> num_calls{0};
@@ -64,7 +66,6 @@ RoutedCall::RoutedCall(CallRegistry& registry, grpc::CallbackServerContext* cont
       context_(context),
       delivery_(WhatTheClientHad(request_)) {
   AddTraceContext(ReadTraceContext(*context), context);
-  context->AddInitialMetadata("openengine-request-id", request_.request_id());
 }
 
 void RoutedCall::Refuse(const absl::Status& status) {
@@ -99,7 +100,9 @@ RouteHint RoutedCall::Hint() const {
       std::max<int64_t>({1, request_.token_ids().ids_size(),
                          static_cast<int64_t>(request_.prompt().size()) / kBytesPerToken});
   const pb::StoppingOptions& stopping = request_.stopping();
-  const int64_t of_each = stopping.has_max_tokens() ? stopping.max_tokens() : kUsualOutput;
+  const int64_t of_each = stopping.has_max_tokens()
+                              ? std::min<int64_t>(stopping.max_tokens(), kLongOutput)
+                              : kUsualOutput;
   const int64_t left = of_each * delivery_.num_sequences() - delivery_.num_tokens();
   hint.output_tokens = std::max<int64_t>(left, 1);
   hint.prompt_tokens += delivery_.num_tokens();
@@ -120,7 +123,7 @@ absl::StatusOr<EngineLease> RoutedCall::Choose() {
     }
     if (registry_.quarantine().MayRun(number_, target)) return lease;
     if (absl::c_count(hint.avoid, target) > 1) {
-      return absl::UnavailableError("every engine that serves tries another request");
+      return absl::AbortedError("every engine that serves tries another request");
     }
     hint.avoid.insert(hint.avoid.end(), 2, target);
   }
@@ -168,9 +171,9 @@ pb::GenerateRequest RoutedCall::NextRequest() const {
   pb::GenerateRequest request = request_;
   if (num_attempts_ > 1) {
     // The engine may be the one that had it and not know yet that its stream is gone.
-    constexpr size_t kRoomForNumber = 240;
+    constexpr size_t kRoomForNumber = 200;
     request.set_request_id(
-        absl::StrCat(request_id().substr(0, kRoomForNumber), "~", num_attempts_));
+        absl::StrCat(request_id().substr(0, kRoomForNumber), "~", number_, "~", num_attempts_));
   }
   const std::vector<ResumedOutput> resumed = delivery_.Resume();
   if (!resumed.empty()) SetResume(resumed, &request);
@@ -183,6 +186,8 @@ void RoutedCall::WaitForEngine(const absl::Status& why) {
     absl::MutexLock lock(&mutex_);
     if (ended()) return;
     const absl::Time now = absl::Now();
+    // Engines are there, and take its turn for a suspect that waits.
+    if (why.code() == absl::StatusCode::kAborted) wait_until_.reset();
     if (!wait_until_.has_value()) wait_until_ = now + registry_.options().timeout;
     if (now >= *wait_until_) {
       ++registry_.stats().failed;

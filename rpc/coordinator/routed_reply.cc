@@ -93,7 +93,13 @@ void RoutedCall::Advance() {
     busy_ = true;  // for good, when this is the end
     ++num_operations_;
   }
-  if (operation == kOpen) return StartSendInitialMetadata();
+  if (operation == kOpen) {
+    {
+      absl::MutexLock lock(&context_mutex_);
+      if (context_ != nullptr) context_->AddInitialMetadata("openengine-request-id", request_id());
+    }
+    return StartSendInitialMetadata();
+  }
   if (operation == kWrite) {
     StartWrite(&writing_);
     if (reader != nullptr) reader->ReadNext();

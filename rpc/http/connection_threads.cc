@@ -1,5 +1,6 @@
 #include "rpc/http/connection_threads.h"
 
+#include <system_error>
 #include <utility>
 
 namespace polystrate {
@@ -7,7 +8,12 @@ namespace polystrate {
 void ConnectionThreads::enqueue(std::function<void()> connection) {
   absl::MutexLock lock(&mutex_);
   waiting_.push_back(std::move(connection));
-  if (num_idle_ < waiting_.size()) threads_.emplace_back([this] { Run(); });
+  if (num_idle_ >= waiting_.size()) return;
+  try {
+    threads_.emplace_back([this] { Run(); });
+  } catch (const std::system_error&) {
+    // The machine has no more threads: it waits for one that is busy.
+  }
 }
 
 void ConnectionThreads::shutdown() {
