@@ -33,12 +33,12 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
     const CoordinatorOptions& options) {
   std::unique_ptr<CoordinatorServer> server(new CoordinatorServer(options));
   CallRegistry* registry = &server->registry_;
-  ASSIGN_OR_RETURN(server->pool_, EnginePool::Start(options.pool, options.engines,
-                                                    {[registry] { registry->OnEngineServing(); },
-                                                     [registry](const std::string& target) {
-                                                       registry->OnEngineLost(target,
-                                                                              registry->losses());
-                                                     }}));
+  ASSIGN_OR_RETURN(server->pool_, EnginePool::Create(options.pool, options.engines,
+                                                     {[registry] { registry->OnEngineServing(); },
+                                                      [registry](const std::string& target) {
+                                                        registry->OnEngineLost(target,
+                                                                               registry->losses());
+                                                      }}));
   registry->SetPool(server->pool_.get());
   server->engines_ = std::make_unique<RegistryService>(*server->pool_);
   // A resumed request carries its tokens; how large it may be an engine says.
@@ -48,6 +48,7 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
                                     server->engines_.get(), &server->vllm_},
                                    &server->port_));
   server->vllm_.SetBackend(server->InProcessChannel(), options.rpc.reader_timeout);
+  server->pool_->Connect();  // gRPC wants a server of the process to be there first
   RETURN_IF_ERROR(server->ListenHttp());
   server->health_ = std::thread([self = server.get()] { self->Run(); });
   return server;

@@ -39,7 +39,7 @@ struct CoordinatorOptions {
 class CoordinatorServer {
  public:
   // Serves from then on; grpc.health.v1 says SERVING while an engine does. What StartGrpcServer and
-  // EnginePool::Start find wrong.
+  // EnginePool::Create find wrong.
   static absl::StatusOr<std::unique_ptr<CoordinatorServer>> Start(
       const CoordinatorOptions& options);
   ~CoordinatorServer();

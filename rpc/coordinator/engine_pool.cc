@@ -40,7 +40,10 @@ class EnginePool::Impl {
     if (!options.engine_file.empty()) file_.emplace(options.engine_file);
   }
 
-  absl::Status Start(const std::vector<std::string>& targets);
+  absl::Status Init(const std::vector<std::string>& targets);
+  void Connect() {
+    thread_ = std::thread([this] { Run(); });
+  }
   void Stop();
   absl::StatusOr<EngineLease> Pick(const RouteHint& hint) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Register(const v1::RegisterRequest& request) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -75,7 +78,7 @@ class EnginePool::Impl {
 
   const EnginePoolOptions options_;
   const Events events_;
-  std::optional<EngineFile> file_;  // Start(), then the pool's thread
+  std::optional<EngineFile> file_;  // Init(), then the pool's thread
   absl::Time next_file_;            // the pool's thread
 
   // Taken before a link's.
@@ -91,7 +94,7 @@ class EnginePool::Impl {
   std::thread thread_;
 };
 
-absl::Status EnginePool::Impl::Start(const std::vector<std::string>& targets) {
+absl::Status EnginePool::Impl::Init(const std::vector<std::string>& targets) {
   for (const std::string& target : targets) {
     if (!CheckTarget(target).ok()) {
       return absl::InvalidArgumentError(
@@ -102,7 +105,6 @@ absl::Status EnginePool::Impl::Start(const std::vector<std::string>& targets) {
   }
   if (file_.has_value()) RETURN_IF_ERROR(ReadFile());
   next_file_ = absl::Now() + kFileInterval;
-  thread_ = std::thread([this] { Run(); });
   return absl::OkStatus();
 }
 
@@ -300,13 +302,14 @@ void EnginePool::Impl::Wake() {
 EnginePool::EnginePool(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 EnginePool::~EnginePool() { Stop(); }
 
-absl::StatusOr<std::unique_ptr<EnginePool>> EnginePool::Start(
+absl::StatusOr<std::unique_ptr<EnginePool>> EnginePool::Create(
     const EnginePoolOptions& options, const std::vector<std::string>& targets, Events events) {
   auto impl = std::make_unique<Impl>(options, std::move(events));
-  RETURN_IF_ERROR(impl->Start(targets));
+  RETURN_IF_ERROR(impl->Init(targets));
   return std::unique_ptr<EnginePool>(new EnginePool(std::move(impl)));
 }
 
+void EnginePool::Connect() { impl_->Connect(); }
 void EnginePool::Stop() { impl_->Stop(); }
 absl::StatusOr<EngineLease> EnginePool::Pick(const RouteHint& hint) { return impl_->Pick(hint); }
 absl::Status EnginePool::Register(const v1::RegisterRequest& request) {

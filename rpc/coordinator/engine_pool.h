@@ -48,11 +48,12 @@ class EnginePool {
   // The events are called from the pool's thread, which they must not block, without a lock of the
   // pool's, and not after Stop(). INVALID_ARGUMENT for a target that is none; for the file what
   // EngineFile finds wrong with it.
-  static absl::StatusOr<std::unique_ptr<EnginePool>> Start(const EnginePoolOptions& options,
-                                                           const std::vector<std::string>& targets,
-                                                           Events events);
+  static absl::StatusOr<std::unique_ptr<EnginePool>> Create(const EnginePoolOptions& options,
+                                                            const std::vector<std::string>& targets,
+                                                            Events events);
   ~EnginePool();
-  void Stop();  // idempotent; leases may live on
+  void Connect();  // to the engines, from now on; once, when there is a gRPC server
+  void Stop();     // idempotent; leases may live on
 
   // Any thread; never blocks. UNAVAILABLE when no engine serves (the model); NOT_FOUND when no
   // known engine has the model; INVALID_ARGUMENT when none is named and several are served.

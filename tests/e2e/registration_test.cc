@@ -23,7 +23,8 @@ class E2eRegistration : public testing::Test {
     options.silence = absl::Seconds(3);  // not that of a busy machine
     EnginePool::Events events;
     events.lost = [this](const std::string&) { ++num_lost_; };
-    pool_ = *EnginePool::Start(options, {}, std::move(events));
+    pool_ = *EnginePool::Create(options, {}, std::move(events));
+    pool_->Connect();
     service_ = std::make_unique<RegistryService>(*pool_);
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);

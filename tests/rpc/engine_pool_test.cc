@@ -46,9 +46,11 @@ class EnginePoolTest : public testing::Test {
       absl::MutexLock lock(&mutex_);
       lost_.push_back(target);
     };
-    auto pool = EnginePool::Start(options_, targets, std::move(events));
-    if (pool.ok()) pool_ = *std::move(pool);
-    return pool.status();
+    auto pool = EnginePool::Create(options_, targets, std::move(events));
+    if (!pool.ok()) return pool.status();
+    pool_ = *std::move(pool);
+    pool_->Connect();
+    return absl::OkStatus();
   }
 
   // As ListEngines would tell it.

@@ -25,7 +25,8 @@ class Registry {
   explicit Registry(int port) {
     EnginePoolOptions options;
     options.load_interval = absl::Milliseconds(20);
-    pool_ = *EnginePool::Start(options, {}, {});
+    pool_ = *EnginePool::Create(options, {}, {});
+    pool_->Connect();
     service_ = std::make_unique<RegistryService>(*pool_);
     grpc::ServerBuilder builder;
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
