@@ -200,6 +200,8 @@ z
 {{ [1, 'a'] | sort }}
 {{ words | unique | list }} {{ words | unique(true) | list }} {{ [1, 1.0, true, 2] | unique | list }}
 {{ l | reverse | list }} {{ 'abc' | reverse }} {{ (1, 2) | reverse | list }}
+{{ n[1:] }}
+{{ missing | last }}|{{ missing | first }}|{{ missing | reverse | list }}
 {{ l | min }} {{ l | max }} {{ l | sum }} {{ [] | sum }} {{ words | min }} {{ users | map(attribute='name') | max }} {{ [1.5, 2] | sum }} {{ [] | max }}|
 {{ d | dictsort }} {{ {'b': 1, 'A': 2} | dictsort }} {{ {'b': 1, 'A': 2} | dictsort(true) }} {{ {'b': 1, 'A': 2} | dictsort(by='value', reverse=true) }}
 {{ 2.5 | round }} {{ 3.5 | round }} {{ 2.675 | round(2) }} {{ 42 | round }} {{ 2.1 | round(method='ceil') }} {{ 2.19 | round(1, 'floor') }} {{ -2.5 | abs }} {{ -0.0 | round }}

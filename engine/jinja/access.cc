@@ -141,7 +141,7 @@ absl::StatusOr<Value> Slice(Heap& heap, const Value& object, const Value& begin,
   if (object.IsUndefined()) return IsUndefinedError(object.undefined());
   const bool sliceable =
       object.IsString() || (object.IsSequence() && object.sequence().kind <= SequenceKind::kRange);
-  if (!sliceable) return Value();
+  if (!sliceable) return WrongType(object, "a text or a list to slice");
   ASSIGN_OR_RETURN(const int64_t length, Length(object));
   ASSIGN_OR_RETURN(const SliceBounds bounds, Bounds(length, begin, end, step));
   if (object.IsString()) return SliceText(heap, object.text(), bounds);

@@ -41,7 +41,6 @@ absl::StatusOr<Value> First(Heap& heap, const Value& self, const Arguments& argu
 
 absl::StatusOr<Value> Last(Heap& heap, const Value& self, const Arguments& arguments) {
   RETURN_IF_ERROR(Take(arguments, {}));
-  if (self.IsUndefined()) return IsUndefinedError(self.undefined());
   if (self.IsString()) return GetItem(heap, self, Value(int64_t{-1}));
   if (self.IsSequence() && self.sequence().kind == SequenceKind::kIterator) {
     return absl::InvalidArgumentError("the last of a generator: make it a list first");
@@ -71,7 +70,6 @@ absl::StatusOr<Value> Reverse(Heap& heap, const Value& self, const Arguments& ar
   if (self.IsString()) {
     return Slice(heap, self, Value::None(), Value::None(), Value(int64_t{-1}));
   }
-  if (self.IsUndefined()) return IsUndefinedError(self.undefined());
   ASSIGN_OR_RETURN(const Value items, AsSequence(heap, self));
   RETURN_IF_ERROR(heap.Step(static_cast<int64_t>(items.items().size())));
   return heap.List({items.items().rbegin(), items.items().rend()}, SequenceKind::kIterator);
