@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "rpc/drain_timeout.h"
-#include "rpc/grpc_status.h"
+#include "rpc/unary_reply.h"
 
 namespace polystrate {
 
@@ -14,18 +14,13 @@ AdminService::AdminService(Engine& engine, std::function<void(absl::Duration tim
 grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* context,
                                               const v1::DrainRequest* request,
                                               v1::DrainResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const absl::StatusOr<absl::Duration> timeout =
       DrainTimeout(*request, engine_.options().drain_timeout);
-  if (!timeout.ok()) {
-    reactor->Finish(ToGrpc(timeout.status()));
-    return reactor;
-  }
+  if (!timeout.ok()) return Reply(context, timeout.status());
   drain_(*timeout);
   const EngineLoad load = engine_.load();
   response->set_live_requests(static_cast<uint32_t>(load.running_requests + load.queued_requests));
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return Reply(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* AdminService::GetStages(grpc::CallbackServerContext* context,
@@ -54,9 +49,7 @@ grpc::ServerUnaryReactor* AdminService::GetStages(grpc::CallbackServerContext* c
     stage.mutable_kv_source()->Add(layout.kv_source.begin(), layout.kv_source.end());
     stage.set_kv_bytes_per_token(static_cast<uint64_t>(layout.kv_bytes_per_token));
   }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return Reply(context, absl::OkStatus());
 }
 
 }  // namespace polystrate

@@ -1,15 +1,13 @@
 #include "rpc/control_service.h"
 
 #include <numeric>
-#include <random>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "engine/admission.h"
 #include "kernels/core/status.h"
 #include "rpc/convert.h"
-#include "rpc/grpc_status.h"
+#include "rpc/unary_reply.h"
 
 namespace polystrate {
 namespace {
@@ -18,17 +16,6 @@ namespace {
 // repository.
 constexpr uint32_t kSchemaRevision = 1;
 constexpr char kSchemaRelease[] = "4def7c5";
-
-grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
-std::string RandomInstanceId() {
-  std::random_device device;
-  return absl::StrFormat("%08x%08x", device(), device());
-}
 
 void FillLogprobs(pb::LogprobCapabilities* logprobs) {
   logprobs->set_supported(true);
@@ -108,8 +95,7 @@ absl::Status AbortTarget(Engine& engine, const pb::AbortRequest& request,
 
 }  // namespace
 
-ControlService::ControlService(Engine& engine)
-    : engine_(engine), instance_id_(RandomInstanceId()) {}
+ControlService::ControlService(Engine& engine) : engine_(engine), instance_id_(RandomHex()) {}
 
 grpc::ServerUnaryReactor* ControlService::GetServerInfo(grpc::CallbackServerContext* context,
                                                         const pb::GetServerInfoRequest* /*request*/,

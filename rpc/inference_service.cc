@@ -1,11 +1,9 @@
 #include "rpc/inference_service.h"
 
 #include <algorithm>
-#include <random>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "engine/admission.h"
 #include "engine/tokenizer.h"
 #include "kernels/core/status.h"
@@ -13,6 +11,7 @@
 #include "rpc/deadline.h"
 #include "rpc/generate_reactor.h"
 #include "rpc/request_extra.h"
+#include "rpc/unary_reply.h"
 
 namespace polystrate {
 namespace {
@@ -21,11 +20,6 @@ namespace {
 // reads them.
 constexpr int64_t kLongText = 16 << 10;
 constexpr int kNumRequestReaders = 2;
-
-std::string RandomHex() {
-  std::random_device device;
-  return absl::StrFormat("%08x%08x", device(), device());
-}
 
 absl::StatusOr<int32_t> PriorityOf(const grpc::CallbackServerContext& context) {
   const auto& metadata = context.client_metadata();

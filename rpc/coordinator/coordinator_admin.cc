@@ -1,7 +1,7 @@
 #include "rpc/coordinator/coordinator_admin.h"
 
 #include "rpc/drain_timeout.h"
-#include "rpc/grpc_status.h"
+#include "rpc/unary_reply.h"
 
 namespace polystrate {
 
@@ -13,9 +13,7 @@ grpc::ServerUnaryReactor* CoordinatorAdmin::Drain(grpc::CallbackServerContext* c
     drain_(*timeout);
     response->set_live_requests(static_cast<uint32_t>(registry_.num_calls()));
   }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(timeout.status()));
-  return reactor;
+  return Reply(context, timeout.status());
 }
 
 }  // namespace polystrate

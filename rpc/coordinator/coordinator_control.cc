@@ -1,29 +1,16 @@
 #include "rpc/coordinator/coordinator_control.h"
 
-#include <random>
 #include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "rpc/grpc_status.h"
+#include "rpc/unary_reply.h"
 
 namespace polystrate {
 namespace {
 
 namespace pb = openengine::v1;
-
-grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
-std::string RandomInstanceId() {
-  std::random_device device;
-  return absl::StrFormat("%08x%08x", device(), device());
-}
 
 std::vector<EnginePool::View> Serving(CallRegistry& registry) {
   std::vector<EnginePool::View> views = registry.pool().Read();
@@ -65,7 +52,7 @@ void FillRank(uint32_t index, const pb::LoadInfo& load, pb::RankLoadInfo* rank) 
 }  // namespace
 
 CoordinatorControl::CoordinatorControl(CallRegistry& registry)
-    : registry_(registry), instance_id_(RandomInstanceId()) {}
+    : registry_(registry), instance_id_(RandomHex()) {}
 
 grpc::ServerUnaryReactor* CoordinatorControl::GetServerInfo(
     grpc::CallbackServerContext* context, const pb::GetServerInfoRequest* /*request*/,

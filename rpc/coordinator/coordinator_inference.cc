@@ -1,13 +1,12 @@
 #include "rpc/coordinator/coordinator_inference.h"
 
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "rpc/convert.h"
 #include "rpc/coordinator/routed_call.h"
 #include "rpc/deadline.h"
+#include "rpc/unary_reply.h"
 
 namespace polystrate {
 namespace {
@@ -16,11 +15,6 @@ namespace pb = openengine::v1;
 
 // What an engine makes of a request beside its message.
 constexpr const char* kForwarded[] = {"openengine-priority", "traceparent", "tracestate"};
-
-uint64_t Random64() {
-  std::random_device device;
-  return (uint64_t{device()} << 32) | device();
-}
 
 std::string Metadata(const grpc::CallbackServerContext& context, const char* key) {
   const auto& metadata = context.client_metadata();
@@ -42,7 +36,7 @@ CallTerms TermsOf(const grpc::CallbackServerContext& context) {
 }  // namespace
 
 CoordinatorInference::CoordinatorInference(CallRegistry& registry)
-    : registry_(registry), id_prefix_(absl::StrFormat("gen-%016x-", Random64())) {}
+    : registry_(registry), id_prefix_(absl::StrCat("gen-", RandomHex(), "-")) {}
 
 grpc::ServerWriteReactor<pb::GenerateResponse>* CoordinatorInference::Generate(
     grpc::CallbackServerContext* context, const pb::GenerateRequest* wire) {
