@@ -1,4 +1,4 @@
-// Cluster: what cluster.yaml says, the one file that `polystrate launch` reads. docs/serving.md, "A
+// Cluster: what cluster.yaml says, the one file that `polystrate launch` reads. docs/cluster.md, "A
 // cluster", describes it for people.
 #pragma once
 

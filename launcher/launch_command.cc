@@ -47,7 +47,7 @@ absl::Status LaunchCommand(const Arguments& arguments) {
       "polystrate launch CLUSTER.yaml: starts its engines and their coordinator, starts again what "
       "dies,\nand forwards what they write to standard error. SIGTERM or SIGINT drains all of "
       "them; "
-      "a second\nsignal ends them now. docs/serving.md describes the file.");
+      "a second\nsignal ends them now. docs/cluster.md describes the file.");
   bool dry_run = false;
   bool check = false;
   set.Add("dry_run", &dry_run, "print the command lines and start nothing");

@@ -1,6 +1,6 @@
 // What Prometheus is told of a coordinator: its own counters, and of each engine what routing goes
 // by. The three gauges that gateways route by stand under vLLM's names, summed over the engines
-// that serve. docs/serving.md explains each.
+// that serve. docs/cluster.md explains each.
 #pragma once
 
 #include <string>

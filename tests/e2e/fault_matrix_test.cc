@@ -1,6 +1,6 @@
 // The fault matrix: under live streams through a coordinator over two engines everything that can
 // happen to an engine happens, and no client loses a request or sees a wrong or repeated token.
-// Each case prints rows of the table in docs/serving.md:
+// Each case prints rows of the table in docs/cluster.md:
 //   POLYSTRATE_FULL_TESTS=1 build/cpu/tests/e2e_fault_matrix_test | grep '^|'
 
 #include <sys/socket.h>

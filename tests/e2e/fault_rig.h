@@ -65,7 +65,7 @@ class Supervised {
   int starts_ = 1;
 };
 
-// One fault, as docs/serving.md shows it.
+// One fault, as docs/cluster.md shows it.
 struct FaultRow {
   std::string fault;
   int64_t streams = 0;  // live when it struck
