@@ -201,6 +201,8 @@ z
 {{ words | unique | list }} {{ words | unique(true) | list }} {{ [1, 1.0, true, 2] | unique | list }}
 {{ l | reverse | list }} {{ 'abc' | reverse }} {{ (1, 2) | reverse | list }}
 {{ n[1:] }}
+{{ nothing | map('upper') | list }}{{ nothing | selectattr('x') | list }}{{ nothing | reject('odd') | list }}
+{{ n | map('upper') | list }}
 {{ missing | last }}|{{ missing | first }}|{{ missing | reverse | list }}
 {{ l | min }} {{ l | max }} {{ l | sum }} {{ [] | sum }} {{ words | min }} {{ users | map(attribute='name') | max }} {{ [1.5, 2] | sum }} {{ [] | max }}|
 {{ d | dictsort }} {{ {'b': 1, 'A': 2} | dictsort }} {{ {'b': 1, 'A': 2} | dictsort(true) }} {{ {'b': 1, 'A': 2} | dictsort(by='value', reverse=true) }}

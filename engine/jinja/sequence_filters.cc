@@ -288,6 +288,7 @@ absl::StatusOr<Value> Map(Heap& heap, const Value& self, const Arguments& argume
     }
     rest = Rest(arguments, 1);
   }
+  if (!self.IsTrue()) return heap.List({}, SequenceKind::kIterator);  // none, too
   ASSIGN_OR_RETURN(const Value items, AsSequence(heap, self));
   std::vector<Value> results;
   results.reserve(items.items().size());
@@ -320,6 +321,7 @@ absl::StatusOr<Value> Select(Heap& heap, const Value& self, const Arguments& arg
     }
   }
   const Arguments rest = Rest(arguments, num_own);
+  if (!self.IsTrue()) return heap.List({}, SequenceKind::kIterator);
   ASSIGN_OR_RETURN(const Value items, AsSequence(heap, self));
   std::vector<Value> kept;
   for (const Value& item : items.items()) {
