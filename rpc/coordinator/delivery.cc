@@ -24,13 +24,20 @@ Delivery::Delivery(std::vector<ResumedOutput> had) {
   }
 }
 
-Delivery::Output& Delivery::OutputOf(uint32_t index) {
-  // An engine of another kind may count as it likes; what it says of an output that was not asked
-  // for is taken for the last one's.
-  return outputs_[std::min<size_t>(index, outputs_.size() - 1)];
+// An engine of another kind may count as it likes; what it says of an output that was not asked for
+// is taken, and told, as the last one's: whoever reads the stream may keep a list of its outputs.
+void Delivery::NameKnownOutput(pb::GenerateResponse* event) const {
+  const auto last = static_cast<uint32_t>(outputs_.size() - 1);
+  if (event->has_token() && event->token().output_index() > last) {
+    event->mutable_token()->set_output_index(last);
+  }
+  if (event->has_finished() && event->finished().output_index() > last) {
+    event->mutable_finished()->set_output_index(last);
+  }
 }
 
 void Delivery::Take(pb::GenerateResponse event, std::vector<pb::GenerateResponse>* out) {
+  NameKnownOutput(&event);
   switch (event.event_case()) {
     case pb::GenerateResponse::kPrompt:
       if (std::exchange(prompt_told_, true)) return;
@@ -38,7 +45,7 @@ void Delivery::Take(pb::GenerateResponse event, std::vector<pb::GenerateResponse
     case pb::GenerateResponse::kToken:
       return TakeTokens(std::move(event), out);
     case pb::GenerateResponse::kFinished: {
-      Output& output = OutputOf(event.finished().output_index());
+      Output& output = outputs_[event.finished().output_index()];
       if (output.held.has_value()) Deliver(*std::exchange(output.held, std::nullopt), out);
       output.resumed.ended = true;
       complete_ = event.has_usage();
@@ -54,7 +61,7 @@ void Delivery::Take(pb::GenerateResponse event, std::vector<pb::GenerateResponse
 }
 
 void Delivery::TakeTokens(pb::GenerateResponse event, std::vector<pb::GenerateResponse>* out) {
-  Output& output = OutputOf(event.token().output_index());
+  Output& output = outputs_[event.token().output_index()];
   if (output.held.has_value()) Deliver(*std::exchange(output.held, std::nullopt), out);
   if (HasHeldBackText(event.token())) {
     output.held = std::move(event);
@@ -64,7 +71,7 @@ void Delivery::TakeTokens(pb::GenerateResponse event, std::vector<pb::GenerateRe
 }
 
 void Delivery::Deliver(pb::GenerateResponse event, std::vector<pb::GenerateResponse>* out) {
-  std::vector<int32_t>& tokens = OutputOf(event.token().output_index()).resumed.tokens;
+  std::vector<int32_t>& tokens = outputs_[event.token().output_index()].resumed.tokens;
   for (const pb::TokenInfo& token : event.token().tokens()) {
     tokens.push_back(static_cast<int32_t>(token.token_id()));
   }

@@ -42,7 +42,7 @@ class Delivery {
                   std::vector<openengine::v1::GenerateResponse>* out);
   void Deliver(openengine::v1::GenerateResponse event,
                std::vector<openengine::v1::GenerateResponse>* out);
-  Output& OutputOf(uint32_t index);
+  void NameKnownOutput(openengine::v1::GenerateResponse* event) const;
 
   std::vector<Output> outputs_;
   bool prompt_told_ = false;

@@ -178,6 +178,8 @@ int64_t HttpListener::Prepare(HttpConnection* connection, httplib::Request* requ
   request->progress = [connection](uint64_t, uint64_t) { return connection->ClientIsThere(); };
   // httplib would compress at the best and slowest setting.
   request->headers.erase("Accept-Encoding");
+  // Of one header's thousands of ranges httplib would make as many copies of the answer.
+  request->ranges.clear();
   int64_t body_bytes = 0;
   // Of two lengths a proxy may have believed the other one.
   if (request->has_header("Transfer-Encoding") ||

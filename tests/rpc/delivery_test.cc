@@ -112,6 +112,18 @@ TEST(DeliveryTest, ARequestThatComesResumedStaysSo) {
   EXPECT_TRUE(resumed[1].ended);
 }
 
+// Whoever reads the stream may keep a list of the outputs that were asked for.
+TEST(DeliveryTest, OutputsThatWereNotAskedForAreTheLastOnes) {
+  Delivery delivery(Fresh(2));
+  const auto tokens = Take(delivery, Tokens(4'000'000'000u, {5}));
+  ASSERT_EQ(tokens.size(), 1);
+  EXPECT_EQ(tokens[0].token().output_index(), 1);
+  const auto end = Take(delivery, End(2, true));
+  ASSERT_EQ(end.size(), 1);
+  EXPECT_EQ(end[0].finished().output_index(), 1);
+  EXPECT_EQ(delivery.Resume()[1].tokens, (std::vector<int32_t>{5}));
+}
+
 TEST(DeliveryTest, AnErrorIsTheEnd) {
   Delivery delivery(Fresh(1));
   pb::GenerateResponse error;

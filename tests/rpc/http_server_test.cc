@@ -209,6 +209,20 @@ TEST_F(HttpServerTest, OriginsAreAllowedByName) {
   EXPECT_EQ(evil.ReadAnswer().status, 405);
 }
 
+// An answer is made once, however often its client asks for pieces of it.
+TEST_F(HttpServerTest, RangesAreNotHeeded) {
+  Start({}, {.metrics = [] { return std::string(1000, 'x'); }});
+  HttpClient client(port());
+  std::string ranges = "Range: bytes=0-";
+  for (int i = 0; i < 2000; ++i) ranges += ",0-";
+  const HttpAnswer metrics = client.Get("/metrics", ranges + "\r\n");
+  EXPECT_EQ(metrics.status, 200);
+  EXPECT_EQ(metrics.body, std::string(1000, 'x'));
+  const HttpAnswer completion = client.Post("/v1/completions", kShort, ranges + "\r\n");
+  EXPECT_EQ(completion.status, 200) << completion.body;
+  EXPECT_EQ(*completion.json().root().GetString("object"), "text_completion");
+}
+
 TEST_F(HttpServerTest, ClientsThatHangUpFreeTheEngine) {
   Start();
   {
