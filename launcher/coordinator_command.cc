@@ -12,7 +12,7 @@ namespace {
 
 absl::Status RunCoordinator(const CoordinatorOptions& options) {
   ASSIGN_OR_RETURN(const auto server, CoordinatorServer::Start(options));
-  std::fprintf(stderr, "coordinator: listening on %s (port %d), %zu engines named\n",
+  std::fprintf(stderr, "coordinator: listening on %s (port %d); engines named: %zu\n",
                options.listen.c_str(), server->port(), options.engines.size());
   if (server->http_port() != 0) {
     std::fprintf(stderr, "coordinator: HTTP on %s (port %d)\n", options.http_listen.c_str(),

@@ -89,8 +89,8 @@ void CallRegistry::OnEngineLost(const std::string& target, uint64_t losses) {
     if (call->is_aboard()) numbers.push_back(call->number());
   }
   if (!aboard.empty()) {
-    std::fprintf(stderr, "coordinator: %zu requests leave the engine at %s\n", aboard.size(),
-                 target.c_str());
+    std::fprintf(stderr, "coordinator: requests that leave the engine at %s: %zu\n", target.c_str(),
+                 aboard.size());
   }
   const std::vector<uint64_t> convicted = quarantine_.OnDeath(numbers);
   const absl::Status why =
