@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/core/status.h"
@@ -65,14 +66,17 @@ int Milliseconds(absl::Duration duration) {
 
 // gRPC would look for a name without a port for as long as it may.
 absl::Status CheckTarget(const std::string& target) {
+  constexpr size_t kMostBytes = 255 + 6;  // of a name in DNS, and :65535
   const size_t colon = target.rfind(':');
   int port = 0;
-  if (colon != std::string::npos && colon > 0 &&
+  const bool visible =
+      absl::c_all_of(target, [](char c) { return c > ' ' && c <= '~' && c != '/'; });
+  if (visible && target.size() <= kMostBytes && colon != std::string::npos && colon > 0 &&
       absl::SimpleAtoi(target.substr(colon + 1), &port) && port > 0 && port <= 65535) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("--target is \"", target, "\"; it takes HOST:PORT, as 127.0.0.1:50051"));
+  return absl::InvalidArgumentError(absl::StrCat("--target is \"", target.substr(0, kMostBytes),
+                                                 "\"; it takes HOST:PORT, as 127.0.0.1:50051"));
 }
 
 absl::StatusOr<Connector> Connector::Create(const ConnectorOptions& options) {

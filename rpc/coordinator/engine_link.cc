@@ -97,6 +97,10 @@ void EngineLink::Introduce(const Connection& connection) {
         absl::MutexLock lock(&self->mutex_);
         if (!self->Ended(connection, status)) return;
         if (!status.ok() && !Unknown(status)) return self->Lose(FromGrpc(status));
+        if (server.extra().fields().contains("coordinator")) {
+          // Perhaps this very one: requests would go round.
+          return self->Lose(absl::FailedPreconditionError("it is a coordinator, not an engine"));
+        }
         self->server_ = server;
         self->told_.server = true;
         self->SeeInstance(server.instance_id());

@@ -22,6 +22,8 @@ namespace pb = openengine::v1;
 constexpr absl::Duration kLookAgain = absl::Milliseconds(250);
 // For an engine to answer that it aborts a request.
 constexpr absl::Duration kAbortTimeout = absl::Seconds(10);
+// A stream that breaks more often than engines die, as behind a bad proxy, goes on with pauses.
+constexpr int kAtOnce = 8;
 // Of an output without max_tokens, for routing.
 constexpr int64_t kUsualOutput = 256;
 // Who asks for more gets it, but does not make an engine look full by asking.
@@ -203,6 +205,7 @@ void RoutedCall::WaitForEngine(const absl::Status& why) {
 }
 
 void RoutedCall::Carry(const std::string& from, const absl::Status& why) {
+  bool at_once = true;
   registry_.quarantine().Leave(number_);
   {
     absl::MutexLock lock(&mutex_);
@@ -213,6 +216,7 @@ void RoutedCall::Carry(const std::string& from, const absl::Status& why) {
     must_go_on_ = true;
     avoid_ = from;
     fruitless_ = delivery_.num_tokens() > tokens_before_ ? 0 : fruitless_ + 1;
+    at_once = num_attempts_ <= kAtOnce;
     if (aborted_) {
       EndAborted();
     } else if (fruitless_ >= registry_.options().max_attempts) {
@@ -222,7 +226,11 @@ void RoutedCall::Carry(const std::string& from, const absl::Status& why) {
                                                std::string(why.message()))));
     }
   }
-  Go();
+  if (at_once) {
+    Go();
+  } else {
+    registry_.WakeLater(this, absl::Now() + kLookAgain);
+  }
   Advance();
 }
 
