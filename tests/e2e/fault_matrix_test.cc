@@ -255,7 +255,8 @@ TEST_F(FaultMatrix, ClientsAreSlowOrDie) {
 
 // While its long prompt is computed, whichever engine does it dies.
 TEST_F(FaultMatrix, ARequestThatKillsEnginesFailsAndTakesNobodyAlong) {
-  Start(/*tp=*/2, /*pp=*/2);
+  // Small steps, so that the prompt takes long enough to be seen on a fast machine too.
+  Start(/*tp=*/2, /*pp=*/2, {"--max_num_batched_tokens", "64"});
   FaultLoad innocent(rig_->channel(), requests_, expected_, 4);
   rig_->AwaitEvents(&innocent, 100);
   pb::GenerateRequest poison = GreedyRequest(100);
