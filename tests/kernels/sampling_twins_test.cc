@@ -161,6 +161,27 @@ TEST_P(SamplingTwinsTest, LongListsAndManyRows) {
   ExpectSame(logits, kVocab, batch);
 }
 
+// Many are done at a time up to the first that has lists, few from there on.
+TEST_P(SamplingTwinsTest, AFewListsAmongManyRows) {
+  Random random(44);
+  constexpr int64_t kVocab = 150, kRows = 300;
+  const HostTensor logits = HostTensor(DType::kFloat32, {kRows, kVocab}).FillNormal(random, 2.0);
+  Batch batch;
+  for (int64_t i = 0; i < kRows; ++i) {
+    const bool greedy = i < 20 || i > 230;
+    batch.rows.push_back({.temperature = greedy ? 0.0f : 0.8f, .seed = random.Next()});
+    if (i == 130 || i == 200) {
+      SampleRow& row = batch.rows.back();
+      row.biases_begin = static_cast<int32_t>(batch.biases.size());
+      batch.biases.push_back({static_cast<int32_t>(i) / 2, 10.0f});
+      row.biases_end = static_cast<int32_t>(batch.biases.size());
+    }
+  }
+  ExpectSame(logits, kVocab, batch);
+  batch.rows.resize(20);  // greedy ones alone
+  ExpectSame(HostTensor(DType::kFloat32, {20, kVocab}).FillNormal(random, 2.0), kVocab, batch);
+}
+
 INSTANTIATE_TEST_SUITE_P(Kernels, SamplingTwinsTest,
                          ::testing::Values(KernelCase{DType::kFloat32, {DeviceType::kCuda, 0}}),
                          KernelCaseName);
