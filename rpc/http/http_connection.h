@@ -36,6 +36,8 @@ class HttpConnection final : public httplib::Stream {
   // The headers are read: what follows is the body.
   void BeginBody();
   int64_t body_bytes_read() const { return body_bytes_read_; }
+  // Whether what is being read, headers or body, has come to its limit.
+  bool limit_reached() const { return left_to_read_ <= 0; }
   // Whether somebody is there to answer. One system call.
   bool ClientIsThere() const;
 

@@ -46,6 +46,15 @@ void Close(int socket) {
   close(socket);
 }
 
+// What is said where httplib does not get to say anything. The connection closes behind it.
+void WriteError(absl::string_view status_line, const HttpError& error, HttpConnection* connection) {
+  const std::string body = error.ToJson();
+  const std::string answer =
+      absl::StrCat("HTTP/1.1 ", status_line, "\r\nContent-Type: application/json\r\n",
+                   "Connection: close\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
+  connection->write(answer.data(), answer.size());
+}
+
 }  // namespace
 
 HttpListener::HttpListener(const ConnectionLimits& limits, int max_connections,
@@ -143,12 +152,8 @@ void HttpListener::Serve(HttpConnection* connection) {
     while (ServeRequest(connection)) {
     }
   } else if (tls_ == nullptr) {  // nobody shakes hands for that
-    const std::string body = HttpError(503, "too many connections are open").ToJson();
-    const std::string answer = absl::StrCat(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-        "Connection: close\r\nContent-Length: ",
-        body.size(), "\r\n\r\n", body);
-    connection->write(answer.data(), answer.size());
+    WriteError("503 Service Unavailable\r\nRetry-After: 1",
+               HttpError(503, "too many connections are open"), connection);
   }
 }
 
@@ -165,11 +170,20 @@ bool HttpListener::ServeRequest(HttpConnection* connection) {
     if (!begun) return false;
   }
   bool close = false;
+  bool prepared = false;
   // Of a request that could not be read, where the next one begins is not known.
   int64_t body_bytes = std::numeric_limits<int64_t>::max();
-  const bool answered = process_request(
-      *connection, /*close_connection=*/false, close,
-      [&](httplib::Request& request) { body_bytes = Prepare(connection, &request); });
+  const bool answered = process_request(*connection, /*close_connection=*/false, close,
+                                        [&](httplib::Request& request) {
+                                          prepared = true;
+                                          body_bytes = Prepare(connection, &request);
+                                        });
+  if (!answered && !prepared && connection->limit_reached()) {
+    WriteError("431 Request Header Fields Too Large",
+               HttpError(431, absl::StrCat("the request's line is longer than ",
+                                           limits_.max_header_bytes, " bytes")),
+               connection);
+  }
   return answered && !close && !stopping_ && connection->body_bytes_read() >= body_bytes;
 }
 

@@ -69,7 +69,7 @@ class HttpServer::Impl {
        const std::shared_ptr<grpc::Channel>& backend, HttpExtras extras)
       : options_(options),
         extras_(std::move(extras)),
-        gate_(Routes(extras_), std::move(keys)),
+        gate_(Routes(extras_), std::move(keys), options.max_body_bytes),
         handlers_(backend, &shutting_down_),
         listener_(Limits(options), options.max_connections, std::move(tls)) {
     Route();

@@ -2,8 +2,10 @@
 
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 
@@ -44,10 +46,32 @@ std::optional<HttpError> CheckBodyHeaders(const httplib::Request& request) {
   return std::nullopt;
 }
 
+// Of two lengths a proxy may have believed the other one.
+std::optional<HttpError> CheckBodyLength(const httplib::Request& request, int64_t max_bytes) {
+  const size_t num_lengths = request.get_header_value_count("Content-Length");
+  if (num_lengths == 0) return std::nullopt;
+  if (num_lengths > 1 || request.has_header("Transfer-Encoding")) {
+    return HttpError(400, "the request says more than once how long its body is");
+  }
+  const std::string length = request.get_header_value("Content-Length");
+  uint64_t num_bytes = 0;
+  const bool digits = !length.empty() && absl::c_all_of(length, absl::ascii_isdigit);
+  if (!digits) {
+    return HttpError(400, absl::StrCat("Content-Length is \"", length.substr(0, 64),
+                                       "\"; it must be a number of bytes"));
+  }
+  // More digits than a number can have is too long as well.
+  if (!absl::SimpleAtoi(length, &num_bytes) || num_bytes > static_cast<uint64_t>(max_bytes)) {
+    return HttpError(413, absl::StrCat("the request's body is larger than ", max_bytes, " bytes"));
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
-RequestGate::RequestGate(std::vector<HttpRoute> routes, std::unique_ptr<ApiKeys> keys)
-    : routes_(std::move(routes)), keys_(std::move(keys)) {}
+RequestGate::RequestGate(std::vector<HttpRoute> routes, std::unique_ptr<ApiKeys> keys,
+                         int64_t max_body_bytes)
+    : routes_(std::move(routes)), keys_(std::move(keys)), max_body_bytes_(max_body_bytes) {}
 
 std::string RequestGate::AllowedMethods(const std::string& path) const {
   std::string methods;
@@ -78,6 +102,7 @@ std::optional<HttpError> RequestGate::Check(const httplib::Request& request) con
     return HttpError(401, "the header \"Authorization: Bearer KEY\" shows no valid API key",
                      "invalid_api_key");
   }
+  if (auto error = CheckBodyLength(request, max_body_bytes_)) return error;
   if (found->method == "POST") return CheckBodyHeaders(request);
   return std::nullopt;
 }

@@ -1,6 +1,7 @@
 // RequestGate: who may ask what, decided by a request's headers alone, before its body is read.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,10 +25,11 @@ struct HttpRoute {
 // Any thread.
 class RequestGate {
  public:
-  // `keys` may be null: nothing wants one.
-  RequestGate(std::vector<HttpRoute> routes, std::unique_ptr<ApiKeys> keys);
+  // `keys` may be null: nothing wants one. Bodies that say they are longer than max_body_bytes are
+  // refused; those in pieces say nothing and are bounded where they are read.
+  RequestGate(std::vector<HttpRoute> routes, std::unique_ptr<ApiKeys> keys, int64_t max_body_bytes);
 
-  // Why a request is not answered: 404, 405, 401, 415. Nothing for one that is.
+  // Why a request is not answered: 404, 405, 401, 415, 413, 400. Nothing for one that is.
   std::optional<HttpError> Check(const httplib::Request& request) const;
   // Methods that the path takes, "GET, HEAD"; empty for one that is not there.
   std::string AllowedMethods(const std::string& path) const;
@@ -35,6 +37,7 @@ class RequestGate {
  private:
   const std::vector<HttpRoute> routes_;
   const std::unique_ptr<ApiKeys> keys_;
+  const int64_t max_body_bytes_;
 };
 
 }  // namespace polystrate

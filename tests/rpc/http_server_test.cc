@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -156,18 +157,53 @@ TEST_F(HttpServerTest, BodiesAreBounded) {
   EXPECT_EQ(small.ReadAnswer().status, 200);
 }
 
+// Nobody waits for a body that is not wanted, nor for one that will never come.
+TEST_F(HttpServerTest, LengthsAreJudgedBeforeTheBodyComes) {
+  Start({.max_body_bytes = 4096});
+  const std::vector<std::pair<std::string, int>> lengths = {
+      {"Content-Length: 4097\r\n", 413},
+      {"Content-Length: 99999999999999999999999999\r\n", 413},
+      {"Content-Length: -1\r\n", 400},
+      {"Content-Length: 0x10\r\n", 400},
+      {"Content-Length:\r\n", 400},
+      {"Content-Length: 2\r\nContent-Length: 3\r\n", 400},
+      {"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", 400}};
+  for (const auto& [header, status] : lengths) {
+    HttpClient client(port());
+    const absl::Time begin = absl::Now();
+    client.Send(absl::StrCat(
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n", header,
+        "\r\n"));
+    const HttpAnswer answer = client.ReadAnswer();
+    EXPECT_EQ(answer.status, status) << header;
+    EXPECT_FALSE(answer.error("message").empty()) << header;
+    EXPECT_LT(absl::Now() - begin, absl::Seconds(20)) << header;  // a body is waited for for 60
+  }
+  HttpClient get(port());
+  get.Send("GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n");
+  EXPECT_EQ(get.ReadAnswer().status, 413);
+}
+
 TEST_F(HttpServerTest, MalformedRequestsAreRefused) {
   Start();
   for (const std::string& request :
        {std::string("nonsense\r\n\r\n"), std::string("GET /health HTTP/9.9\r\n\r\n"),
         "GET /" + std::string(20000, 'a') + " HTTP/1.1\r\n\r\n",
-        "GET /health HTTP/1.1\r\nX: " + std::string(100'000, 'a') + "\r\n\r\n"}) {
+        "GET /health HTTP/1.1\r\nX: " + std::string(10'000, 'a') + "\r\n\r\n"}) {
     HttpClient client(port());
     client.Send(request);
     const HttpAnswer answer = client.ReadAnswer();
     EXPECT_TRUE(answer.status == 0 || (answer.status >= 400 && answer.status < 500))
         << answer.status;
   }
+  HttpClient endless(port());
+  endless.Send("GET /" + std::string(100'000, 'a'));
+  const HttpAnswer too_large = endless.ReadAnswer();
+  EXPECT_EQ(too_large.status, 431);
+  EXPECT_NE(too_large.error("message").find("65536"), std::string::npos);
+  HttpClient header(port());
+  header.Send("GET /health HTTP/1.1\r\nX: " + std::string(100'000, 'a'));
+  EXPECT_EQ(header.ReadAnswer().status, 400);
   HttpClient client(port());
   const HttpAnswer form = client.Post("/v1/completions", "", "Content-Type: text/plain\r\n");
   EXPECT_EQ(form.status, 415);
