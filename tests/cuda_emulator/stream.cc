@@ -16,12 +16,19 @@ thread_local std::vector<Capture*> local_captures;  // this thread's, but for re
 std::mutex streams_mutex;
 std::vector<CUstream_st*> all_streams;
 
+bool IsSet(const char* variable, std::string_view value) {
+  const char* set = std::getenv(variable);
+  return set != nullptr && set == value;
+}
+
 bool Blocking() {
-  static const bool blocking = [] {
-    const char* set = std::getenv("CUDA_LAUNCH_BLOCKING");
-    return set != nullptr && std::string_view(set) == "1";
-  }();
+  static const bool blocking = IsSet("CUDA_LAUNCH_BLOCKING", "1");
   return blocking;
+}
+
+bool OwnThreads() {
+  static const bool own_threads = IsSet("POLYSTRATE_EMULATED_STREAMS", "threads");
+  return own_threads;
 }
 
 cudaError_t Refuse(Capture* capture, cudaError_t error) {
@@ -40,8 +47,29 @@ bool RunNext(cudaStream_t stream) {
   return true;
 }
 
+// A stream's own thread.
+void RunAll(cudaStream_t stream) {
+  const DeviceAccess access;
+  std::unique_lock<std::recursive_mutex> lock(stream->mutex);
+  for (;;) {
+    stream->changed.wait(lock, [stream] { return stream->ending || !stream->queue.empty(); });
+    if (stream->queue.empty()) return;
+    {
+      const std::function<void()> work = std::move(stream->queue.front());
+      lock.unlock();
+      work();
+    }
+    lock.lock();
+    stream->queue.pop_front();
+    stream->changed.notify_all();
+  }
+}
+
 // Until the stream has come to the event as it was recorded then.
 void Reach(const CUevent_st::Progress& event, uint64_t num_recorded, cudaStream_t stream) {
+  while (OwnThreads() && event.num_passed < num_recorded) {
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
   while (event.num_passed < num_recorded && RunNext(stream)) {
   }
 }
@@ -62,11 +90,17 @@ cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
   }
   const std::lock_guard<std::recursive_mutex> lock(stream->mutex);
   stream->queue.push_back(std::move(work));
+  stream->changed.notify_all();
   if (Blocking()) Finish(stream);
   return cudaSuccess;
 }
 
 void Finish(cudaStream_t stream) {
+  if (OwnThreads()) {
+    std::unique_lock<std::recursive_mutex> lock(stream->mutex);
+    stream->changed.wait(lock, [stream] { return stream->queue.empty(); });
+    return;
+  }
   while (RunNext(stream)) {
   }
 }
@@ -83,6 +117,8 @@ void FinishAll() {
   }
   for (CUstream_st* stream : own) Finish(stream);
 }
+
+bool StreamsRun() { return Blocking() || OwnThreads(); }
 
 bool IsRecording(cudaStream_t stream) { return stream != nullptr && stream->capture != nullptr; }
 
@@ -106,6 +142,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, i
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;
+  if (OwnThreads()) (*stream)->runner = std::thread(RunAll, *stream);
   const std::lock_guard<std::mutex> lock(streams_mutex);
   all_streams.push_back(*stream);
   return Result(cudaGetDevice(&(*stream)->device));
@@ -118,6 +155,14 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (stream == nullptr) return Result(cudaErrorInvalidResourceHandle);
   Finish(stream);
+  if (stream->runner.joinable()) {
+    {
+      const std::lock_guard<std::recursive_mutex> lock(stream->mutex);
+      stream->ending = true;
+      stream->changed.notify_all();
+    }
+    stream->runner.join();
+  }
   const std::lock_guard<std::mutex> lock(streams_mutex);
   std::erase(all_streams, stream);
   delete stream;
@@ -131,6 +176,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 // Each look brings the stream one step on.
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   if (IsRecording(stream)) return Refuse(stream->capture, cudaErrorStreamCaptureUnsupported);
+  if (stream != nullptr && OwnThreads()) {
+    const std::lock_guard<std::recursive_mutex> lock(stream->mutex);
+    return stream->queue.empty() ? cudaSuccess : cudaErrorNotReady;
+  }
   return stream != nullptr && RunNext(stream) ? cudaErrorNotReady : cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
@@ -175,7 +224,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (const cudaError_t error = CheckNotRecording(); error != cudaSuccess) return error;
   if (event->capture != nullptr) return Refuse(event->capture, cudaErrorCapturedEvent);
   if (event->progress->num_passed == event->progress->num_recorded) return cudaSuccess;
-  RunNext(event->stream);
+  if (!OwnThreads()) RunNext(event->stream);
   return cudaErrorNotReady;
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {

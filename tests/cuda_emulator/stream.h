@@ -1,12 +1,14 @@
 // Streams, events and graphs. Work runs as late as it may: when the host waits for its stream or
 // looks whether it is done, in the thread that does. So results that are read too early, and
 // sources that are changed too early, show. With CUDA_LAUNCH_BLOCKING=1, as with the default
-// stream, it runs when it is enqueued. On a stream that is recorded it becomes a node of the graph
-// instead.
+// stream, it runs when it is enqueued; with POLYSTRATE_EMULATED_STREAMS=threads at once, in a
+// thread of its stream's own, so that ranks can wait for what others' streams do, as they do over
+// NCCL. On a stream that is recorded it becomes a node of the graph instead.
 #pragma once
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -43,6 +45,10 @@ struct CUstream_st {
   std::thread::id owner = std::this_thread::get_id();
   std::recursive_mutex mutex;  // a stream's work may wait for that of another
   std::deque<std::function<void()>> queue;
+  // Where it runs in a thread of its own: what runs stays in front until it is done.
+  std::condition_variable_any changed;
+  bool ending = false;
+  std::thread runner;
   polystrate::emulator::Capture* capture = nullptr;
   bool unjoined = false;  // has recorded something that the origin does not wait for
 };
@@ -71,6 +77,8 @@ cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
 void Finish(cudaStream_t stream);
 // Of every stream there is.
 void FinishAll();
+// Whether work runs though nobody waits for it.
+bool StreamsRun();
 // Whether the stream's work becomes nodes of a graph.
 bool IsRecording(cudaStream_t stream);
 

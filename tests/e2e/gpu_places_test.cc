@@ -4,11 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-
 #include "absl/strings/match.h"
-#include "tests/testing/places.h"
-#include "tests/testing/process.h"
+#include "tests/testing/emulated.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
 
@@ -26,28 +23,15 @@ class GpuPlaces : public ::testing::Test {
     WriteTinyModel(dir_.path(), spec);
   }
   void SetUp() override {
-    if (!std::filesystem::exists(BuiltProgram("polystrate_emulated"))) GTEST_SKIP() << "not built";
+    if (!EmulatorIsBuilt()) GTEST_SKIP() << "not built";
   }
 
   // Two ranks' first token, each with the same flags, on a host with that many GPUs.
   CommandResult Generate(int num_gpus, const CommandLine& flags) const {
-    const std::string gpus = "POLYSTRATE_EMULATED_GPUS=" + std::to_string(num_gpus);
-    CommandLine command = {"env",
-                           gpus,
-                           BuiltProgram("polystrate_emulated"),
-                           "generate",
-                           "--model",
-                           dir_.path(),
-                           "--prompt_ids",
-                           "5,6,7",
-                           "--max_tokens",
-                           "1",
-                           "--threads",
-                           "1",
-                           "--kv_memory",
-                           "4194304",
-                           "--temperature",
-                           "0"};
+    CommandLine command =
+        OnEmulatedGpus(num_gpus, "polystrate_emulated",
+                       {"generate", "--model", dir_.path(), "--prompt_ids", "5,6,7", "--max_tokens",
+                        "1", "--threads", "1", "--kv_memory", "4194304", "--temperature", "0"});
     command.insert(command.end(), flags.begin(), flags.end());
     return RunCommand(Mpirun(2, command));
   }
@@ -79,11 +63,26 @@ TEST_F(GpuPlaces, AGpuThatIsNotThereIsNamed) {
   EXPECT_THAT(result.err, HasSubstr("there is no GPU 2: the CUDA driver shows 2"));
 }
 
-TEST_F(GpuPlaces, NcclThatIsNotBuiltInIsRefused) {
-  const CommandResult result = Generate(2, {"--device", "cuda", "--pp", "2", "--comm", "nccl"});
-  EXPECT_EQ(result.exit_code, 2);
-  EXPECT_THAT(result.err, HasSubstr("--comm nccl: this polystrate is built without NCCL; build it "
-                                    "with the preset cuda, or use --comm mpi"));
+TEST_F(GpuPlaces, RanksWithGpusOfTheirOwnSpeakOverNccl) {
+  const CommandResult result = Generate(2, {"--device", "cuda", "--pp", "2"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr(": GPU 0 emulated GPU, bus 0000:01:00.0, NCCL 2.28.9, "));
+  EXPECT_THAT(result.err, HasSubstr(": GPU 1 emulated GPU, bus 0000:02:00.0, NCCL 2.28.9, "));
+  EXPECT_THAT(result.err, HasSubstr("tensors go over NCCL: every rank has a GPU of its own"));
+}
+
+TEST_F(GpuPlaces, RanksThatShareAGpuCannotSpeakOverNccl) {
+  const auto refused = [this](int num_gpus, const std::string& device, const std::string& why) {
+    const CommandResult result =
+        Generate(num_gpus, {"--device", device, "--tp", "2", "--comm", "nccl"});
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.err, HasSubstr("--comm nccl: ranks 0 and 1 share GPU " + why));
+    EXPECT_THAT(result.err,
+                HasSubstr("NCCL takes one rank on each; start fewer ranks on that host, make more "
+                          "of its GPUs visible (CUDA_VISIBLE_DEVICES), or use --comm mpi"));
+  };
+  refused(1, "cuda", "0 (emulated GPU, bus 0000:01:00.0)");
+  refused(2, "cuda:1", "1 (emulated GPU, bus 0000:02:00.0)");
 }
 
 TEST_F(GpuPlaces, FlagsThatCannotBeAreRefused) {

@@ -1,9 +1,11 @@
-// Groups over NCCL with several ranks, which may share one GPU (nccl_ranks.cc).
+// Groups over NCCL with several ranks (nccl_ranks.cc), which may share one GPU; and the same on
+// emulated GPUs.
 
 #include <gtest/gtest.h>
 
 #include "kernels/core/device.h"
 #include "parallel/nccl_communicator.h"
+#include "tests/testing/emulated.h"
 #include "tests/testing/places.h"
 #include "tests/testing/process.h"
 
@@ -16,8 +18,9 @@ class NcclRanks : public ::testing::TestWithParam<int> {
     if (NcclVersion().empty()) GTEST_SKIP() << "built without NCCL";
     if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
   }
-  void Run(const std::string& mode) {
-    const CommandResult result = RunCommand(Mpirun(GetParam(), {BuiltProgram("nccl_ranks"), mode}));
+  void Run(const std::string& mode) { Run(CommandLine{BuiltProgram("nccl_ranks"), mode}); }
+  void Run(const CommandLine& command) {
+    const CommandResult result = RunCommand(Mpirun(GetParam(), command));
     EXPECT_EQ(result.exit_code, 0) << result.err;
     for (int rank = 0; rank < GetParam(); ++rank) {
       EXPECT_NE(result.out.find("rank " + std::to_string(rank) + " done"), std::string::npos);
@@ -30,6 +33,22 @@ TEST_P(NcclRanks, AnAllReduceThatHangsIsEnded) { Run("hang"); }
 TEST_P(NcclRanks, ARankThatDoesNotJoinIsATimeOut) { Run("late"); }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, NcclRanks, ::testing::Values(2, 3));
+
+class EmulatedNcclRanks : public NcclRanks {
+ protected:
+  void SetUp() override {
+    if (!EmulatorIsBuilt()) GTEST_SKIP() << "not built";
+  }
+  void RunEmulated(const std::string& mode) {
+    Run(OnEmulatedGpus(GetParam(), "nccl_ranks_emulated", {mode}));
+  }
+};
+
+TEST_P(EmulatedNcclRanks, SumGatherAndHandOn) { RunEmulated("check"); }
+TEST_P(EmulatedNcclRanks, AnAllReduceThatHangsIsEnded) { RunEmulated("hang"); }
+TEST_P(EmulatedNcclRanks, ARankThatDoesNotJoinIsATimeOut) { RunEmulated("late"); }
+
+INSTANTIATE_TEST_SUITE_P(Sizes, EmulatedNcclRanks, ::testing::Values(2, 3));
 
 }  // namespace
 }  // namespace polystrate

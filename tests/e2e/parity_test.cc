@@ -1,5 +1,5 @@
 // The equality matrix through real mpirun: one model, (tp, pp) in {1, 2, 3, 4} x {1, 2, 4}, both
-// dtypes.
+// dtypes; and over NCCL, on emulated GPUs.
 
 #include <gtest/gtest.h>
 
@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_split.h"
 #include "engine/json.h"
+#include "tests/testing/emulated.h"
 #include "tests/testing/local_engine.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
@@ -154,6 +155,53 @@ TEST_P(MpirunQwenParity, TokensAndScoresDoNotDependOnTheCut) {
 
 INSTANTIATE_TEST_SUITE_P(Cuts, MpirunQwenParity,
                          ::testing::Values(std::tuple(4, 1), std::tuple(2, 2), std::tuple(1, 4)));
+
+class NcclParity : public MpirunParity {
+ protected:
+  void SetUp() override {
+    if (!EmulatorIsBuilt()) GTEST_SKIP() << "not built";
+  }
+  // Each rank with a GPU of its own.
+  std::string RunOverNccl(int tp, int pp, const CommandLine& arguments) const {
+    CommandLine command = arguments;
+    for (const std::string& word :
+         {std::string("--model"), dir_.path(), std::string("--tp"), std::to_string(tp),
+          std::string("--pp"), std::to_string(pp), std::string("--device"), std::string("cuda"),
+          std::string("--comm"), std::string("nccl"), std::string("--kv_memory"),
+          std::string("4194304"), std::string("--threads"), std::string("1")}) {
+      command.push_back(word);
+    }
+    const CommandResult result =
+        RunCommand(Mpirun(tp * pp, OnEmulatedGpus(tp * pp, "polystrate_emulated", command)),
+                   absl::Seconds(120));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.out;
+  }
+};
+
+TEST_P(NcclParity, TokensAndScoresAreThoseOfOneRankOnTheCpu) {
+  const auto [tp, pp] = GetParam();
+  const CommandLine generate = {"generate",
+                                "--prompts",
+                                Path("many.jsonl"),
+                                "--max_tokens",
+                                "6",
+                                "--temperature",
+                                "0",
+                                "--ignore_eos",
+                                "--json",
+                                "--max_num_batched_tokens",
+                                "32",
+                                "--dtype",
+                                "float32"};
+  ExpectNear(RunOverNccl(tp, pp, generate), Run(1, 1, generate), kFloat32);
+  const CommandLine score = {"score", "--input", Path("many.jsonl"), "--dtype", "float32"};
+  ExpectNear(RunOverNccl(tp, pp, score), Run(1, 1, score), kFloat32);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cuts, NcclParity,
+                         ::testing::Values(std::tuple(2, 1), std::tuple(1, 2), std::tuple(2, 2),
+                                           std::tuple(1, 4)));
 
 using MpirunPrefillSkip = MpirunParity;
 

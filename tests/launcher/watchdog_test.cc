@@ -3,7 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
+#include <optional>
 #include <string>
+
+#include "absl/time/clock.h"
+#include "parallel/group_guard.h"
 
 namespace polystrate {
 namespace {
@@ -72,6 +78,35 @@ TEST_F(WatchdogTest, ADrainBeforeTheStartHasNoEnd) {
   engine_.BeginDrain(absl::ZeroDuration());
   Pass(100);
   EXPECT_FALSE(ended_);
+}
+
+// A group over GPUs, of which another thread learns that it has failed.
+class FailedGroup final : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  void AllReduceSum(const Stream&, const Tensor&) override {}
+  void Gather(const Stream&, const Tensor&, const Tensor&, int) override {}
+  void Send(const Stream&, const Tensor&, int) override {}
+  void Recv(const Stream&, const Tensor&, int) override {}
+  std::optional<int64_t> Probe(int) override { return std::nullopt; }
+  absl::Status Health() override { return absl::UnavailableError("a peer is gone"); }
+};
+
+TEST_F(WatchdogTest, AGroupThatFailsLosesTheEngineAtTheNextBeat) {
+  testing::internal::CaptureStderr();
+  ProcessGroups groups = MakeSelfGroups();
+  groups.tp = std::make_unique<FailedGroup>();
+  std::atomic<bool> told = false;
+  const auto tell = [this](const absl::Status& fault) { watchdog_.OnGroupFault(fault); };
+  GroupGuard guard(groups, tell, [&told] { told = true; });
+  for (int i = 0; i < 1000 && !told; ++i) absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_TRUE(told);
+  EXPECT_FALSE(watchdog_.engine_is_lost());
+  Pass(0.25);
+  EXPECT_TRUE(ended_);
+  EXPECT_TRUE(watchdog_.engine_is_lost());
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "serve: rank 0: a peer is gone\n");
 }
 
 TEST_F(WatchdogTest, OneReasonIsGivenForTheEnd) {

@@ -1,10 +1,11 @@
 #include <nccl.h>
+#include <unistd.h>
 
 #include <atomic>
-#include <condition_variable>
+#include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -13,54 +14,41 @@
 #include <vector>
 
 #include "tests/cuda_emulator/stream.h"
+#include "tests/nccl_emulator/shared_group.h"
 
-namespace {
-
-// What the ranks of a group share.
-struct Group {
-  explicit Group(int size) : num_ranks(size), sent(size * size), inputs(size) {}
-
-  const int num_ranks;
-  std::mutex mutex;
-  std::condition_variable changed;
-  int num_joined = 0;
-  std::vector<const std::vector<char>*> sent;  // by source * num_ranks + destination
-  // A sum: what each rank brings, how many have, and how many sums are done.
-  std::vector<std::vector<float>> inputs;
-  int num_inputs = 0;
-  int num_taken = 0;
-};
-
-}  // namespace
+using polystrate::emulator::SharedGroup;
+using polystrate::emulator::Transfer;
 
 struct ncclComm {
-  std::shared_ptr<Group> group;
+  std::string name;
+  SharedGroup* group = nullptr;
+  int size = 0;
   int rank = 0;
   std::atomic<ncclResult_t> state{ncclInProgress};
   std::atomic<bool> aborted{false};
+  std::mutex turn;     // of what the GPU does for the group: one thing at a time
   std::thread worker;  // of the last call
 };
 
 namespace {
 
 std::mutex all_mutex;
-std::map<std::string, std::shared_ptr<Group>> groups;  // by id
 int num_ids = 0;
 // For good: graphs know of them, and threads that were left in a call.
 auto& comms = *new std::vector<std::unique_ptr<ncclComm>>;
 
-// Until condition() or the abort; the group's mutex is held.
+// Until condition() or the abort.
 template <typename Condition>
-bool Wait(ncclComm& comm, std::unique_lock<std::mutex>& lock, Condition condition) {
-  comm.group->changed.wait(lock, [&] { return comm.aborted || condition(); });
+bool Wait(const ncclComm& comm, Condition condition) {
+  while (!comm.aborted && !condition()) std::this_thread::sleep_for(std::chrono::microseconds(20));
   return !comm.aborted;
 }
 
 // A call that is part of a group of calls.
 struct Call {
   cudaStream_t stream = nullptr;
-  std::function<void()> begin;  // lets peers see what this rank brings
-  std::function<void()> end;    // waits for theirs
+  std::function<void(std::vector<Transfer>* transfers)> begin;
+  std::function<void()> end = [] {};  // once all transfers are done
 };
 struct PendingCalls {
   int depth = 0;
@@ -80,12 +68,22 @@ void StartWorker(ncclComm_t comm, std::function<void()> work) {
   });
 }
 
-void Enqueue(std::vector<Call> calls) {
-  const cudaStream_t stream = calls[0].stream;
-  polystrate::emulator::Enqueue(stream, [calls = std::move(calls)] {
-    for (const Call& call : calls) call.begin();
-    for (const Call& call : calls) call.end();
+// What the GPU does. All transfers of a group of calls go on together.
+void Run(ncclComm& comm, const std::vector<Call>& calls) {
+  const std::lock_guard<std::mutex> turn(comm.turn);
+  std::vector<Transfer> transfers;
+  for (const Call& call : calls) call.begin(&transfers);
+  const bool done = Wait(comm, [&transfers] {
+    bool all = true;
+    for (Transfer& transfer : transfers) all = transfer.GoOn() && all;
+    return all;
   });
+  for (const Transfer& transfer : transfers) {
+    if (transfer.failed()) comm.state = ncclInvalidArgument;
+  }
+  for (const Call& call : calls) {
+    if (done) call.end();
+  }
 }
 
 ncclResult_t Add(ncclComm_t comm, Call call) {
@@ -99,41 +97,12 @@ ncclResult_t Add(ncclComm_t comm, Call call) {
 
 size_t SizeOf(ncclDataType_t type) { return type == ncclFloat32 ? 4 : 1; }
 
-void BringSum(ncclComm_t comm, const float* from, size_t count) {
-  Group& group = *comm->group;
-  std::unique_lock<std::mutex> lock(group.mutex);
-  // The sum before has been taken by all.
-  if (!Wait(*comm, lock, [&] { return group.num_taken == 0; })) return;
-  group.inputs[comm->rank].assign(from, from + count);
-  ++group.num_inputs;
-  group.changed.notify_all();
-}
-
-void TakeSum(ncclComm_t comm, float* to, size_t count) {
-  Group& group = *comm->group;
-  std::unique_lock<std::mutex> lock(group.mutex);
-  if (!Wait(*comm, lock, [&] { return group.num_inputs == group.num_ranks; })) return;
-  for (size_t i = 0; i < count; ++i) {
-    float sum = 0;
-    for (const std::vector<float>& input : group.inputs) sum += input.at(i);
-    to[i] = sum;
-  }
-  if (++group.num_taken == group.num_ranks) group.num_inputs = group.num_taken = 0;
-  group.changed.notify_all();
-}
-
-void Take(ncclComm_t comm, int source, void* to, size_t num_bytes) {
-  Group& group = *comm->group;
-  std::unique_lock<std::mutex> lock(group.mutex);
-  const std::vector<char>*& message = group.sent[source * group.num_ranks + comm->rank];
-  if (!Wait(*comm, lock, [&] { return message != nullptr; })) return;
-  if (message->size() != num_bytes) {
-    comm->state = ncclInvalidArgument;
-  } else {
-    std::memcpy(to, message->data(), num_bytes);
-  }
-  message = nullptr;
-  group.changed.notify_all();
+// The test that has this process for a rank wants it to fail (nccl.h).
+bool ToldToFail() {
+  const char* fault = std::getenv("POLYSTRATE_EMULATED_NCCL_FAULT");
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (fault == nullptr || rank == nullptr) return false;
+  return access((std::string(fault) + "." + rank).c_str(), F_OK) == 0;
 }
 
 }  // namespace
@@ -146,7 +115,8 @@ ncclResult_t ncclGetVersion(int* version) {
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   const std::lock_guard<std::mutex> lock(all_mutex);
   *id = {};
-  const std::string text = "group " + std::to_string(num_ids++);
+  const std::string text =
+      "/emulated-nccl-" + std::to_string(getpid()) + "-" + std::to_string(num_ids++);
   std::memcpy(id->internal, text.data(), text.size());
   return ncclSuccess;
 }
@@ -155,28 +125,37 @@ const char* ncclGetErrorString(ncclResult_t result) {
   return result == ncclRemoteError ? "remote process exited or there was a network error"
                                    : "an error of the emulated NCCL";
 }
-const char* ncclGetLastError(ncclComm_t) { return "no more is known"; }
+const char* ncclGetLastError(ncclComm_t) {
+  return polystrate::emulator::StreamsRun()
+             ? "no more is known"
+             : "streams must run by themselves (tests/cuda_emulator/stream.h)";
+}
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int num_ranks, ncclUniqueId id, int rank,
                                     ncclConfig_t* config) {
-  if (config->blocking != 0) return ncclInvalidArgument;
-  const std::lock_guard<std::mutex> lock(all_mutex);
-  std::shared_ptr<Group>& group = groups[id.internal];
-  if (group == nullptr) group = std::make_shared<Group>(num_ranks);
-  comms.push_back(std::make_unique<ncclComm>());
-  *comm = comms.back().get();
-  (*comm)->group = group;
-  (*comm)->rank = rank;
-  StartWorker(*comm, [comm = *comm, num_ranks] {
-    std::unique_lock<std::mutex> group_lock(comm->group->mutex);
-    ++comm->group->num_joined;
-    comm->group->changed.notify_all();
-    Wait(*comm, group_lock, [&] { return comm->group->num_joined == num_ranks; });
+  if (config->blocking != 0 || num_ranks > polystrate::emulator::kMaxRanks) {
+    return ncclInvalidArgument;
+  }
+  if (!polystrate::emulator::StreamsRun()) return ncclInvalidUsage;
+  auto made = std::make_unique<ncclComm>();
+  made->name = id.internal;
+  made->group = polystrate::emulator::OpenGroup(made->name);
+  made->size = num_ranks;
+  made->rank = rank;
+  *comm = made.get();
+  StartWorker(*comm, [comm = *comm] {
+    std::atomic<int>& num_joined = comm->group->num_joined;
+    ++num_joined;
+    Wait(*comm, [&] { return num_joined == comm->size; });
+    polystrate::emulator::ForgetGroup(comm->name);
   });
+  const std::lock_guard<std::mutex> lock(all_mutex);
+  comms.push_back(std::move(made));
   return ncclInProgress;
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
+  if (ToldToFail()) comm->state = ncclRemoteError;
   *state = comm->state;
   return ncclSuccess;
 }
@@ -189,11 +168,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
-  {
-    const std::lock_guard<std::mutex> lock(comm->group->mutex);
-    comm->aborted = true;
-    comm->group->changed.notify_all();
-  }
+  comm->aborted = true;
   return ncclCommDestroy(comm);
 }
 
@@ -204,38 +179,54 @@ ncclResult_t ncclGroupStart() {
 
 ncclResult_t ncclGroupEnd() {
   if (--pending.depth > 0 || pending.calls.empty()) return ncclSuccess;
-  StartWorker(pending.comm, [calls = std::exchange(pending.calls, {})] { Enqueue(calls); });
+  const ncclComm_t comm = pending.comm;
+  StartWorker(comm, [comm, calls = std::exchange(pending.calls, {})] {
+    const cudaStream_t stream = calls[0].stream;
+    polystrate::emulator::Enqueue(stream, [comm, calls] { Run(*comm, calls); });
+  });
   return ncclInProgress;
 }
 
+// Every rank adds all ranks' values up, in their order.
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t, ncclRedOp_t,
                            ncclComm_t comm, cudaStream_t stream) {
-  return Add(comm, {stream, [=] { BringSum(comm, static_cast<const float*>(from), count); },
-                    [=] { TakeSum(comm, static_cast<float*>(to), count); }});
+  const auto inputs = std::make_shared<std::vector<std::vector<float>>>(comm->size);
+  for (std::vector<float>& input : *inputs) input.resize(count);
+  const auto begin = [=](std::vector<Transfer>* transfers) {
+    const size_t num_bytes = count * sizeof(float);
+    std::memcpy((*inputs)[comm->rank].data(), from, num_bytes);
+    auto& channels = comm->group->channels;
+    for (int peer = 0; peer < comm->size; ++peer) {
+      if (peer == comm->rank) continue;
+      transfers->push_back(Transfer::Send(&channels[comm->rank][peer], from, num_bytes));
+      transfers->push_back(
+          Transfer::Receive(&channels[peer][comm->rank], (*inputs)[peer].data(), num_bytes));
+    }
+  };
+  const auto end = [=] {
+    for (size_t i = 0; i < count; ++i) {
+      float sum = 0;
+      for (const std::vector<float>& input : *inputs) sum += input[i];
+      static_cast<float*>(to)[i] = sum;
+    }
+  };
+  return Add(comm, {stream, begin, end});
 }
 
 ncclResult_t ncclSend(const void* from, size_t count, ncclDataType_t type, int peer,
                       ncclComm_t comm, cudaStream_t stream) {
-  auto message = std::make_shared<std::vector<char>>(count * SizeOf(type));
-  const auto slot = [=]() -> const std::vector<char>*& {
-    return comm->group->sent[comm->rank * comm->group->num_ranks + peer];
-  };
-  return Add(comm, {stream,
-                    [=] {
-                      std::memcpy(message->data(), from, message->size());
-                      const std::lock_guard<std::mutex> lock(comm->group->mutex);
-                      slot() = message.get();
-                      comm->group->changed.notify_all();
-                    },
-                    [=] {
-                      std::unique_lock<std::mutex> lock(comm->group->mutex);
-                      Wait(*comm, lock, [&] { return slot() == nullptr; });
+  return Add(comm, {stream, [=](std::vector<Transfer>* transfers) {
+                      transfers->push_back(Transfer::Send(&comm->group->channels[comm->rank][peer],
+                                                          from, count * SizeOf(type)));
                     }});
 }
 
 ncclResult_t ncclRecv(void* to, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream) {
-  return Add(comm, {stream, [] {}, [=] { Take(comm, peer, to, count * SizeOf(type)); }});
+  return Add(comm, {stream, [=](std::vector<Transfer>* transfers) {
+                      transfers->push_back(Transfer::Receive(
+                          &comm->group->channels[peer][comm->rank], to, count * SizeOf(type)));
+                    }});
 }
 
 void FailEmulatedNccl() {

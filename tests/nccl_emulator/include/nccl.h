@@ -1,6 +1,10 @@
-// Stand-in for NCCL's header: the part that the project uses, between threads of one process on
-// emulated GPUs. Meanings, and what is an error, as in NVIDIA's manual; communicators never block
-// (their config.blocking is 0), and a send waits until it is received.
+// Stand-in for NCCL's header: the part that the project uses, between threads and processes of one
+// host on emulated GPUs, whose streams must run by themselves (tests/cuda_emulator/stream.h).
+// Meanings, and what is an error, as in NVIDIA's manual; communicators never block (their
+// config.blocking is 0), a send waits until it is received, and a group does one thing at a time.
+//
+// A process that mpirun has started as rank R fails, as when a peer's host is gone, once there is a
+// file "F.R": POLYSTRATE_EMULATED_NCCL_FAULT names F.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -57,5 +61,5 @@ ncclResult_t ncclSend(const void* from, size_t count, ncclDataType_t type, int p
 ncclResult_t ncclRecv(void* to, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream);
 
-// For tests: every communicator of the process fails, as when a peer's host is gone.
+// For tests: every communicator of this process fails so.
 void FailEmulatedNccl();
