@@ -2,7 +2,7 @@
 # Runs one fuzz target of build/fuzz for a bounded time, from its seeds, within bounds of time and memory for each
 # input. Fails when one breaks them or a promise; that input is then in build/fuzz/found/TARGET/, and
 # `build/fuzz/TARGET_fuzz FILE` runs it alone.
-#   tests/fuzz/run.sh TARGET    config, request, safetensors, template or tokenizer
+#   tests/fuzz/run.sh TARGET    config, openai, request, safetensors, template or tokenizer
 # The same numbers are drawn every time, so that an unchanged program does not fail by chance; with
 # POLYSTRATE_FULL_TESTS (./test.sh --full) others, and for longer.
 set -euo pipefail
