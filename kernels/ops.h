@@ -107,6 +107,8 @@ void RotateAndStoreKv(const Stream& stream, const RopeTable& rope, const Tensor&
 // The ragged batch of one step: sequence i's queries are rows [cu_seqlens_q[i], cu_seqlens_q[i+1]),
 // of which there may be none, and are the last of its context_lens[i] tokens, whose K and V are
 // already in the cache. A sequence of no context has no keys: the rows of its queries become zero.
+// A GPU reads these tensors while operators in front still run: they are copied there, no operator
+// writes them.
 struct AttentionBatch {
   Tensor cu_seqlens_q;  // [num_sequences + 1] int32
   Tensor context_lens;  // [num_sequences] int32

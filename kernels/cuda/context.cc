@@ -66,6 +66,8 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int device) {
   }
   CHECK_CUDA(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking));
   const Device place = {DeviceType::kCuda, device};
+  const int64_t counter_bytes = kMaxCounters * int64_t{sizeof(uint32_t)};
+  ASSIGN_OR_RETURN(context->counters_, Buffer::Allocate(place, counter_bytes));
   ASSIGN_OR_RETURN(context->upload_ring_, cuda::UploadRing::Create(place, kUploadBytes));
   ASSIGN_OR_RETURN(context->library_gemm_, cuda::LibraryGemm::Create(place));
   return context;
@@ -82,6 +84,11 @@ void CudaContext::Synchronize() const { CHECK_CUDA(cudaStreamSynchronize(stream_
 const void* CudaContext::Upload(const void* data, int64_t num_bytes) {
   CHECK(!recording());
   return upload_ring_->Upload(data, num_bytes, stream_);
+}
+
+uint32_t* CudaContext::Counters(int64_t count) const {
+  CHECK_LE(count, kMaxCounters);
+  return static_cast<uint32_t*>(counters_.data());
 }
 
 void* CudaContext::Scratch(int64_t num_bytes) {

@@ -61,6 +61,10 @@ class CudaContext {
   // what they need.
   void* Scratch(int64_t num_bytes);
 
+  // Zeros, at most kMaxCounters, for the operator that asks; it leaves zeros.
+  static constexpr int64_t kMaxCounters = 8192;
+  uint32_t* Counters(int64_t count) const;
+
   // Not null: what is enqueued now goes into a graph (kernels/core/step_graph.h).
   GraphRecorder* recorder() const { return recorder_; }
   bool recording() const { return recorder_ != nullptr; }
@@ -73,6 +77,7 @@ class CudaContext {
   CUstream_st* stream_ = nullptr;
   GpuProperties properties_;
   GraphRecorder* recorder_ = nullptr;
+  Buffer counters_;
   Buffer scratch_;
   std::vector<Buffer> outgrown_;  // what graphs may yet use; all together less than scratch_
   std::unique_ptr<cuda::UploadRing> upload_ring_;

@@ -4,8 +4,8 @@
 // and long for many sequences, and many and short for one. So the tree of additions is fixed, and
 // only where it is cut between blocks is not: keys of a piece are summed as the online softmax
 // does; pieces are folded into spans, and spans into the whole, from the first to the last. A block
-// computes parts, which are all pieces or all spans; what it has not folded MergeAttention does, by
-// the same operations.
+// computes parts, which are all pieces or all spans; what it has not folded MergeParts does, by the
+// same operations.
 #pragma once
 
 #include <cuda_runtime.h>
