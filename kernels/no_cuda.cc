@@ -43,7 +43,8 @@ absl::StatusOr<void*> Allocate(int, int64_t) { return NoGpu(); }
 void Free(void*) { WithoutCuda(); }
 absl::StatusOr<void*> AllocatePinned(int64_t) { return NoGpu(); }
 void FreePinned(void*) { WithoutCuda(); }
-MemoryInfo GetMemoryInfo(int) { WithoutCuda(); }
+int64_t FreeMemory(int) { WithoutCuda(); }
+int64_t TotalMemory(int) { WithoutCuda(); }
 void CopyAsync(const void*, void*, int64_t, CUstream_st*) { WithoutCuda(); }
 void Copy(int, const void*, void*, int64_t) { WithoutCuda(); }
 CUevent_st* CreateEvent(int) { WithoutCuda(); }

@@ -79,7 +79,7 @@ absl::StatusOr<int64_t> ChooseKvMemory(const ModelFlags& flags, const ModelSetup
   use.ranks_per_gpu =
       setup.device.gpu.has_value() ? local_size : (local_size + num_gpus - 1) / num_gpus;
   const int gpu = std::min(setup.device.gpu.value_or(0), num_gpus - 1);
-  return KvBytesOnGpu(setup.config, setup.stage_plan, use, cuda::GetMemoryInfo(gpu).total_bytes);
+  return KvBytesOnGpu(setup.config, setup.stage_plan, use, cuda::TotalMemory(gpu));
 }
 
 // Over what ranks speak, as far as flags say it.

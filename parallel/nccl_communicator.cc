@@ -4,10 +4,12 @@
 #include <nccl.h>
 
 #include <cstring>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "kernels/core/copy.h"
 #include "kernels/core/mutex.h"
@@ -28,6 +30,19 @@ bool Failed(ncclResult_t result) { return result != ncclSuccess && result != ncc
 ncclResult_t Worse(ncclResult_t first, ncclResult_t then) { return Failed(first) ? first : then; }
 
 bool OnGpu(const Tensor& x) { return x.device().type == DeviceType::kCuda; }
+
+// NCCL tells its kernels to end at once, but comes back from ncclCommAbort only when the last graph
+// that holds calls of the group is destroyed: never, where the graphs' owner is stuck in a call. So
+// it is left to itself after a while.
+void AbortSoon(ncclComm_t comm) {
+  constexpr absl::Duration kPatience = absl::Seconds(2);
+  const auto done = std::make_shared<absl::Notification>();
+  std::thread([comm, done] {
+    ncclCommAbort(comm);
+    done->Notify();
+  }).detach();
+  done->WaitForNotificationWithTimeout(kPatience);
+}
 
 // What messages need besides NCCL.
 struct NcclHandover {
@@ -197,7 +212,7 @@ NcclCommunicator::~NcclCommunicator() {
   if (state == ncclSuccess) {
     ncclCommDestroy(comm_);
   } else {
-    ncclCommAbort(comm_);
+    AbortSoon(comm_);
   }
 }
 
@@ -307,9 +322,15 @@ absl::Status NcclCommunicator::Health() {
 }
 
 void NcclCommunicator::Abort() {
-  MutexLock lock(&mutex_);
-  if (fault_.ok()) fault_ = absl::AbortedError(absl::StrCat("group ", options_.name, " is ended"));
-  if (comm_ != nullptr) ncclCommAbort(std::exchange(comm_, nullptr));
+  ncclComm_t comm = nullptr;
+  {
+    MutexLock lock(&mutex_);
+    if (fault_.ok()) {
+      fault_ = absl::AbortedError(absl::StrCat("group ", options_.name, " is ended"));
+    }
+    comm = std::exchange(comm_, nullptr);
+  }
+  if (comm != nullptr) AbortSoon(comm);
 }
 
 }  // namespace

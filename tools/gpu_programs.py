@@ -31,6 +31,18 @@ class Result:
         return " | ".join(self.text.strip().splitlines()[-lines:])
 
 
+def end_session(leader):
+    """Kills what is left of a session: mpirun and its ranks are process groups of their own, and a rank that spins on
+    the GPU would spoil all that is measured after it."""
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+            if session == leader:
+                os.kill(int(folder.name), signal.SIGKILL)
+        except (OSError, ValueError, IndexError):
+            pass  # it is gone
+
+
 def run(command, seconds, environment=None):
     """Runs a command in a session of its own, all of which ends with it, or when the time is over."""
     environment = {**os.environ, **(environment or {})}
@@ -43,8 +55,9 @@ def run(command, seconds, environment=None):
     try:
         out, err = process.communicate(timeout=seconds)
         code = process.returncode
+        end_session(process.pid)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        end_session(process.pid)
         out, err = process.communicate()
         code = None
     return Result(code, out, out + err)

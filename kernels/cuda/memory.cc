@@ -25,11 +25,17 @@ int NumDevices() {
   return count;
 }
 
-MemoryInfo GetMemoryInfo(int device) {
+int64_t FreeMemory(int device) {
   CHECK_CUDA(cudaSetDevice(device));
   size_t free_bytes = 0, total_bytes = 0;
   CHECK_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
-  return {static_cast<int64_t>(free_bytes), static_cast<int64_t>(total_bytes)};
+  return static_cast<int64_t>(free_bytes);
+}
+
+int64_t TotalMemory(int device) {
+  cudaDeviceProp properties;
+  CHECK_CUDA(cudaGetDeviceProperties(&properties, device));
+  return static_cast<int64_t>(properties.totalGlobalMem);
 }
 
 absl::StatusOr<void*> Allocate(int device, int64_t num_bytes) {
@@ -39,7 +45,7 @@ absl::StatusOr<void*> Allocate(int device, int64_t num_bytes) {
   const size_t size = num_bytes > 0 ? num_bytes : 1;
   if (const cudaError_t error = cudaMalloc(&data, size); error != cudaSuccess) {
     return Failed(error, absl::StrCat("cannot allocate ", num_bytes, " bytes on GPU ", device, ", ",
-                                      GetMemoryInfo(device).free_bytes, " are free"));
+                                      FreeMemory(device), " are free"));
   }
   CHECK_CUDA(cudaMemset(data, 0, size));
   // cudaMemset runs on the default stream, for which others do not wait.

@@ -22,10 +22,9 @@ void FreePinned(void* data);
 void CopyAsync(const void* from, void* to, int64_t num_bytes, CUstream_st* stream);
 void Copy(int device, const void* from, void* to, int64_t num_bytes);
 
-struct MemoryInfo {
-  int64_t free_bytes = 0;
-  int64_t total_bytes = 0;
-};
-MemoryInfo GetMemoryInfo(int device);
+int64_t FreeMemory(int device);
+// Asked of a GPU that the rank does not take, too: it makes no context there, which would cost each
+// rank some 500 MB of that GPU.
+int64_t TotalMemory(int device);
 
 }  // namespace polystrate::cuda

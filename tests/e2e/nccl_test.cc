@@ -18,9 +18,12 @@ class NcclRanks : public ::testing::TestWithParam<int> {
     if (NcclVersion().empty()) GTEST_SKIP() << "built without NCCL";
     if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
   }
-  void Run(const std::string& mode) { Run(CommandLine{BuiltProgram("nccl_ranks"), mode}); }
-  void Run(const CommandLine& command) {
-    const CommandResult result = RunCommand(Mpirun(GetParam(), command));
+  void Run(const std::string& mode) {
+    // All of these fit the time that tools/gpu_check gives a test program, if they all hang.
+    Run({BuiltProgram("nccl_ranks"), mode}, absl::Seconds(24));
+  }
+  void Run(const CommandLine& command, absl::Duration timeout) {
+    const CommandResult result = RunCommand(Mpirun(GetParam(), command), timeout);
     EXPECT_EQ(result.exit_code, 0) << result.err;
     for (int rank = 0; rank < GetParam(); ++rank) {
       EXPECT_NE(result.out.find("rank " + std::to_string(rank) + " done"), std::string::npos);
@@ -40,7 +43,7 @@ class EmulatedNcclRanks : public NcclRanks {
     if (!EmulatorIsBuilt()) GTEST_SKIP() << "not built";
   }
   void RunEmulated(const std::string& mode) {
-    Run(OnEmulatedGpus(GetParam(), "nccl_ranks_emulated", {mode}));
+    Run(OnEmulatedGpus(GetParam(), "nccl_ranks_emulated", {mode}), absl::Minutes(2));
   }
 };
 

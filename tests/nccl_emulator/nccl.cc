@@ -28,6 +28,8 @@ struct ncclComm {
   std::atomic<bool> aborted{false};
   std::mutex turn;     // of what the GPU does for the group: one thing at a time
   std::thread worker;  // of the last call
+  // Held by every graph that a call has been recorded in.
+  std::shared_ptr<int> graphs = std::make_shared<int>();
 };
 
 namespace {
@@ -42,6 +44,12 @@ template <typename Condition>
 bool Wait(const ncclComm& comm, Condition condition) {
   while (!comm.aborted && !condition()) std::this_thread::sleep_for(std::chrono::microseconds(20));
   return !comm.aborted;
+}
+
+// NCCL lets a group go when the last graph that holds calls of it is destroyed, and waits for that;
+// after an abort, too.
+void WaitForGraphs(const ncclComm& comm) {
+  while (comm.graphs.use_count() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 // A call that is part of a group of calls.
@@ -160,7 +168,11 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
   return ncclSuccess;
 }
 
-ncclResult_t ncclCommFinalize(ncclComm_t comm) { return comm->state; }
+ncclResult_t ncclCommFinalize(ncclComm_t comm) {
+  if (comm->state != ncclSuccess) return comm->state;
+  StartWorker(comm, [comm] { WaitForGraphs(*comm); });
+  return ncclInProgress;
+}
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   if (comm->worker.joinable()) comm->worker.join();
@@ -169,6 +181,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   comm->aborted = true;
+  WaitForGraphs(*comm);
   return ncclCommDestroy(comm);
 }
 
@@ -182,7 +195,9 @@ ncclResult_t ncclGroupEnd() {
   const ncclComm_t comm = pending.comm;
   StartWorker(comm, [comm, calls = std::exchange(pending.calls, {})] {
     const cudaStream_t stream = calls[0].stream;
-    polystrate::emulator::Enqueue(stream, [comm, calls] { Run(*comm, calls); });
+    const bool recorded = polystrate::emulator::IsRecording(stream);
+    const auto held = recorded ? comm->graphs : nullptr;
+    polystrate::emulator::Enqueue(stream, [comm, calls, held] { Run(*comm, calls); });
   });
   return ncclInProgress;
 }

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "kernels/core/step_graph.h"
 #include "parallel/gpu_groups.h"
 #include "parallel/nccl_communicator.h"
 #include "tests/testing/communicator_checks.h"
@@ -135,6 +136,21 @@ TEST(NcclFaults, AnAllReduceThatHangsIsEnded) {
   EXPECT_TRUE(deserted->group().Health().ok());
   deserted->group().Abort();
   EXPECT_EQ(deserted->group().Health().code(), absl::StatusCode::kAborted);
+}
+
+// What the guard of a rank relies on, whose main thread owns the graphs and is stuck.
+TEST(NcclFaults, AGroupWhoseCallsAGraphHoldsIsEndedAllTheSame) {
+  const absl::StatusOr<Stream> stream = Stream::Cuda(0);
+  const auto group = Join(MakeSelfCommunicator(), absl::Seconds(20));
+  const absl::StatusOr<Buffer> buffer = Buffer::Allocate(stream->device(), 400);
+  const Tensor x(buffer->data(), DType::kFloat32, stream->device(), {100});
+  const auto sum = [&] { group->AllReduceSum(*stream, x); };
+  sum();
+  const StepGraph graph(*stream, sum);
+  const absl::Time begin = absl::Now();
+  group->Abort();
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(10));
+  EXPECT_EQ(group->Health().code(), absl::StatusCode::kAborted);
 }
 
 TEST(NcclFaults, APeerThatIsGoneIsToldWithNcclsWords) {
