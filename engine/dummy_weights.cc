@@ -1,5 +1,9 @@
 #include "engine/dummy_weights.h"
 
+#include <algorithm>
+#include <thread>
+#include <vector>
+
 #include "absl/strings/match.h"
 #include "kernels/core/check.h"
 #include "kernels/core/dtype.h"
@@ -27,6 +31,23 @@ void Store(float value, float* to) { *to = value; }
 void Store(float value, BFloat16* to) { *to = BFloat16::FromFloat(value); }
 void Store(float value, Float16* to) { *to = Float16::FromFloat(value); }
 
+// Below this a thread costs more than it saves.
+constexpr int64_t kThreadElements = int64_t{1} << 22;
+
+// Calls fill(begin, end) for all rows, on as many threads as there are cores: billions of elements
+// would keep a GPU waiting for half a minute.
+template <typename F>
+void ForRows(int64_t num_rows, int64_t columns, const F& fill) {
+  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
+  const int64_t parts = std::clamp(num_rows * columns / kThreadElements, int64_t{1}, cores);
+  std::vector<std::thread> threads;
+  for (int64_t part = 1; part < parts; ++part) {
+    threads.emplace_back(fill, num_rows * part / parts, num_rows * (part + 1) / parts);
+  }
+  fill(0, num_rows / parts);
+  for (std::thread& thread : threads) thread.join();
+}
+
 // A row of elements that are adjacent in the stored tensor too, from element `from` on.
 template <typename T>
 void FillRun(uint32_t seed, int64_t from, int64_t count, float offset, T* to) {
@@ -47,17 +68,19 @@ void FillDummy(const std::string& name, const std::vector<int64_t>& stored_shape
   const int64_t stored_columns = vector ? 1 : stored_shape[1];
   const float offset = vector && absl::EndsWith(name, ".weight") ? 1.0f : 0.0f;
   const uint32_t seed = Mix(Hash(name));
-  for (int64_t row = 0; row < block.num_rows; ++row) {
-    const int64_t from = (block.row_begin + row) * stored_columns + block.column_begin;
-    const Tensor to = dst.Rows(row, 1);
-    if (dst.dtype() == DType::kFloat32) {
-      FillRun(seed, from, block.num_columns, offset, to.data<float>());
-    } else if (dst.dtype() == DType::kFloat16) {
-      FillRun(seed, from, block.num_columns, offset, to.data<Float16>());
-    } else {
-      FillRun(seed, from, block.num_columns, offset, to.data<BFloat16>());
+  ForRows(block.num_rows, block.num_columns, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t from = (block.row_begin + row) * stored_columns + block.column_begin;
+      const Tensor to = dst.Rows(row, 1);
+      if (dst.dtype() == DType::kFloat32) {
+        FillRun(seed, from, block.num_columns, offset, to.data<float>());
+      } else if (dst.dtype() == DType::kFloat16) {
+        FillRun(seed, from, block.num_columns, offset, to.data<Float16>());
+      } else {
+        FillRun(seed, from, block.num_columns, offset, to.data<BFloat16>());
+      }
     }
-  }
+  });
 }
 
 }  // namespace polystrate

@@ -118,6 +118,18 @@ GpuSweep::GpuSweep(const Stream& stream, int64_t num_bytes)
       buffer_(AllocateOrDie(stream.device(), num_bytes)),
       sink_(AllocateOrDie(stream.device(), sizeof(uint32_t))) {
   CHECK_EQ(num_bytes % (2 * cuda::kSweepGrain), 0);
+  // Random bits, as those of weights: memory may be quicker with the zeros of a new buffer.
+  constexpr int64_t kPattern = 2 * cuda::kSweepGrain;
+  const OwnedTensor pattern(DType::kFloat32, {kPattern / SizeOf(DType::kFloat32)});
+  const auto bytes = [&](int64_t begin, int64_t count) {
+    return Tensor(static_cast<char*>(buffer_.data()) + begin, DType::kFloat32, stream.device(),
+                  {count / SizeOf(DType::kFloat32)});
+  };
+  CopyNow(*pattern, bytes(0, kPattern));
+  for (int64_t done = kPattern; done < num_bytes; done *= 2) {
+    const int64_t count = std::min(done, num_bytes - done);
+    CopyNow(bytes(0, count), bytes(done, count));
+  }
 }
 
 void GpuSweep::Read() const {

@@ -124,11 +124,11 @@ class RowDraw {
     for (; i + (kAtOnce - 1) * step < vocab_size_; i += kAtOnce * step) {
       float values[kAtOnce];
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) values[j] = __ldg(logits_ + i + j * step);
+      for (int j = 0; j < kAtOnce; ++j) values[j] = logits_[i + j * step];
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) f(i + j * step, values[j]);
     }
-    for (; i < vocab_size_; i += step) f(i, __ldg(logits_ + i));
+    for (; i < vocab_size_; i += step) f(i, logits_[i]);
   }
 
   // Where the sum over amount_of(0), amount_of(1), ... reaches `needed`, which it does.
@@ -163,7 +163,7 @@ class RowDraw {
     const int32_t end = min(vocab_size_, begin + StretchLength());
     Mass sum = 0;
 #pragma unroll 8
-    for (int32_t i = begin + lane; i < end; i += kWarp) sum += mass_of(__ldg(logits_ + i));
+    for (int32_t i = begin + lane; i < end; i += kWarp) sum += mass_of(logits_[i]);
     sum = WarpReduce(sum, Plus());
     if (lane == 0) shared_->masses[warp] = sum;
     return BlockReduce(lane == 0 ? sum : 0, Mass{0}, Plus(), shared_->partials);
@@ -183,7 +183,7 @@ class RowDraw {
     return begin + Cross(
                        length,
                        [&](int32_t i) {
-                         return Amount{0, mass_of(__ldg(logits_ + begin + i))};
+                         return Amount{0, mass_of(logits_[begin + i])};
                        },
                        {0, stretch.mass_before}, needed, Measure::kMass)
                        .index;

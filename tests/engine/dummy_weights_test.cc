@@ -57,6 +57,16 @@ TEST(FillDummyTest, AnyBlockIsThatBlockOfTheWhole) {
   }
 }
 
+// Large ones are filled by several threads.
+TEST(FillDummyTest, ALargeTensorIsItsRows) {
+  const int64_t rows = 5, columns = int64_t{2} << 20;
+  const std::vector<float> whole = Values("c.weight", {rows, columns}, {0, rows, 0, columns});
+  for (int64_t row = 0; row < rows; ++row) {
+    const std::vector<float> alone = Values("c.weight", {rows, columns}, {row, 1, 0, columns});
+    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), whole.begin() + row * columns)) << row;
+  }
+}
+
 TEST(FillDummyTest, TensorsDiffer) {
   const Block block{0, 4, 0, 4};
   const auto a = Values("layers.0.weight", {4, 4}, block);
