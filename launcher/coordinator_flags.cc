@@ -41,6 +41,9 @@ void CoordinatorFlags::AddTo(FlagSet* flags) {
              "seconds after which an engine that does not answer is lost");
   flags->Add("carry_timeout", &carry_timeout,
              "seconds that a request whose engine is lost waits for another");
+  flags->Add(
+      "request_log", &options.request_log,
+      "file that gets a line of JSON for each request that ends; - is stderr (default: none)");
   flags->Add("drain_timeout", &drain_timeout, "seconds that running requests get to finish");
   flags->Add("tls_cert", &options.rpc.security.tls_cert,
              "TLS: PEM file of the server's certificate chain; read again when it changes");

@@ -5,6 +5,7 @@
 
 #include "absl/time/clock.h"
 #include "engine/timeline.h"
+#include "rpc/convert.h"
 #include "rpc/trace_context.h"
 
 namespace polystrate {
@@ -20,6 +21,19 @@ const char* Name(FinishReason reason) {
       return "abort";
   }
   return "";
+}
+
+const char* Name(openengine::v1::FinishReason reason) {
+  switch (reason) {
+    case openengine::v1::FINISH_REASON_STOP:
+      return Name(FinishReason::kStop);
+    case openengine::v1::FINISH_REASON_LENGTH:
+      return Name(FinishReason::kLength);
+    case openengine::v1::FINISH_REASON_CANCELLED:
+      return Name(FinishReason::kCancelled);
+    default:
+      return "";
+  }
 }
 
 double SecondsSince(int64_t begin_ns) {
@@ -46,6 +60,25 @@ void CallRecord::SetRequest(const GenerationRequest& request) {
 
 void CallRecord::AddToken() {
   if (record_.completion_tokens++ == 0) record_.ttft_seconds = SecondsSince(arrival_ns_);
+}
+
+void CallRecord::SetEngine(const std::string& target) {
+  record_.engine = target;
+  ++record_.attempts;
+}
+
+void CallRecord::AddEvent(const openengine::v1::GenerateResponse& event) {
+  for (int i = 0; i < event.token().tokens_size(); ++i) AddToken();
+  if (event.has_finished()) record_.finish_reason = Name(event.finished().reason());
+  if (event.has_error()) record_.status = FromWire(event.error()).code();
+  if (!event.has_usage()) return;
+  record_.prompt_tokens = event.usage().prompt_tokens();
+  record_.cached_tokens = event.usage().cached_prompt_tokens();
+}
+
+void CallRecord::End(const absl::Status& status) {
+  if (!status.ok()) record_.finish_reason.clear();
+  Write(status.ok() ? record_.status : status.code());
 }
 
 void CallRecord::Refuse(const absl::Status& status) {

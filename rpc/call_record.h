@@ -2,11 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "engine/request.h"
 #include "grpcpp/server_context.h"
-#include "openengine.pb.h"
+#include "openengine_generate.pb.h"
 #include "rpc/request_log.h"
 
 namespace polystrate {
@@ -18,12 +19,19 @@ class CallRecord {
   CallRecord(RequestLog* log, const grpc::ServerContextBase& context,
              const openengine::v1::GenerateRequest& request);
 
+  void SetPriority(int64_t priority) { record_.priority = priority; }
   // What Engine::Submit gets.
   void SetRequest(const GenerationRequest& request);
   void AddToken();
 
-  // Exactly one of these. Refused before acceptance; ended with usage, `stream` being the status
-  // that the client's stream had by then; failed.
+  // Of a call that a coordinator carries: where it goes next, and what its client is told.
+  void SetEngine(const std::string& target);
+  void AddEvent(const openengine::v1::GenerateResponse& event);
+
+  // Exactly one of these. The client's stream has ended so, after the events; refused before
+  // acceptance; ended with usage, `stream` being the status that the client's stream had by then;
+  // failed.
+  void End(const absl::Status& status);
   void Refuse(const absl::Status& status);
   void Finish(const Finished& finished, absl::StatusCode stream);
   void Fail(const absl::Status& status);

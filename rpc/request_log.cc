@@ -94,6 +94,8 @@ std::string ToLine(const RequestRecord& record) {
   AddSeconds("queue_seconds", record.queue_seconds, &json);
   AddSeconds("ttft_seconds", record.ttft_seconds, &json);
   AddSeconds("e2e_seconds", record.e2e_seconds, &json);
+  AddString("engine", record.engine, &json);
+  if (record.attempts > 0) json.Key("attempts").Int(record.attempts);
   AddString("traceparent", record.traceparent, &json);
   json.EndObject();
   return absl::StrCat(json.text(), "\n");

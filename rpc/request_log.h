@@ -32,6 +32,8 @@ struct RequestRecord {
   double e2e_seconds = -1;    // arrival to the end
   absl::StatusCode status = absl::StatusCode::kOk;
   std::string finish_reason;  // stop, length or abort, with OK
+  std::string engine;         // a coordinator's: where the request was last, as HOST:PORT
+  int64_t attempts = 0;       // a coordinator's: how many engines it went to; 0 is left out
   std::string traceparent;
 };
 

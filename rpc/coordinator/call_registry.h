@@ -18,6 +18,7 @@
 #include "rpc/coordinator/engine_pool.h"
 #include "rpc/coordinator/quarantine.h"
 #include "rpc/reader_watch.h"
+#include "rpc/request_log.h"
 
 namespace polystrate {
 
@@ -35,6 +36,8 @@ class CallRegistry {
   explicit CallRegistry(const CarryOptions& options);
   ~CallRegistry();
 
+  // Before the first call: who is told of every call that ends. It must outlive the registry.
+  void SetLog(RequestLog* log) { log_ = log; }
   // Once, before the first call. The pool's events are to be given to the two below.
   void SetPool(EnginePool* pool) { pool_ = pool; }
   void OnEngineServing();
@@ -80,6 +83,7 @@ class CallRegistry {
   void WaitUntilGone();
 
   EnginePool& pool() { return *pool_; }
+  RequestLog* log() { return log_; }  // null: nobody is told
   Quarantine& quarantine() { return quarantine_; }
   ReaderWatch<RoutedCall>& readers() { return readers_; }
   CoordinatorStats& stats() { return stats_; }
@@ -102,6 +106,7 @@ class CallRegistry {
 
   const CarryOptions options_;
   EnginePool* pool_ = nullptr;
+  RequestLog* log_ = nullptr;
   Quarantine quarantine_;
   ReaderWatch<RoutedCall> readers_;
   CoordinatorStats stats_;

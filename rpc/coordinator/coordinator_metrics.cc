@@ -28,6 +28,12 @@ void AddCounters(CallRegistry& registry, MetricList* out) {
   counter("polystrate:coordinator_quarantined_total", stats.quarantined,
           "Requests given up because engines were lost while they worked on them.");
   counter("polystrate:coordinator_tokens_total", stats.tokens, "Tokens that went through.");
+  if (const RequestLog* log = registry.log(); log != nullptr && log->has_file()) {
+    out->Counter("polystrate:request_log_lines_total", log->num_written(),
+                 "Lines of the request log.");
+    out->Counter("polystrate:request_log_dropped_total", log->num_dropped(),
+                 "Lines that the request log's disk did not take.");
+  }
   out->Gauge("polystrate:coordinator_streams", static_cast<double>(registry.num_calls()),
              "Requests that are open.");
   out->Gauge("polystrate:coordinator_waiting", static_cast<double>(registry.num_waiting()),

@@ -33,6 +33,8 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
     const CoordinatorOptions& options) {
   std::unique_ptr<CoordinatorServer> server(new CoordinatorServer(options));
   CallRegistry* registry = &server->registry_;
+  ASSIGN_OR_RETURN(server->log_, RequestLog::Open(options.request_log));
+  registry->SetLog(server->log_.get());
   ASSIGN_OR_RETURN(server->pool_, EnginePool::Create(options.pool, options.engines,
                                                      {[registry] { registry->OnEngineServing(); },
                                                       [registry](const std::string& target) {

@@ -31,6 +31,7 @@ struct CoordinatorOptions {
   EnginePoolOptions pool;
   std::vector<std::string> engines;  // HOST:PORT
   CarryOptions carry;
+  std::string request_log;  // as RequestLog::Open's path
   absl::Duration drain_timeout = absl::Seconds(30);
   std::string http_listen;  // of the OpenAI API, metrics and the status page; empty: none
   HttpOptions http;
@@ -67,6 +68,7 @@ class CoordinatorServer {
 
   const CoordinatorOptions options_;
   const absl::Time started_ = absl::Now();
+  std::unique_ptr<RequestLog> log_;
   mutable CallRegistry registry_;
   std::unique_ptr<EnginePool> pool_;
   CoordinatorInference inference_;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/retry_delay.h"
@@ -41,6 +42,15 @@ std::vector<ResumedOutput> WhatTheClientHad(const pb::GenerateRequest& request) 
   return std::vector<ResumedOutput>(outputs);
 }
 
+// For the log: what is no number an engine refuses.
+int64_t PriorityOf(const CallTerms& terms) {
+  int64_t priority = 0;
+  for (const auto& [key, value] : terms.metadata) {
+    if (key == "openengine-priority" && !absl::SimpleAtoi(value, &priority)) priority = 0;
+  }
+  return priority;
+}
+
 // The engine's stream is to end as an aborted one.
 void ForwardAbort(Attempt& attempt) {
   struct Call {
@@ -66,8 +76,10 @@ RoutedCall::RoutedCall(CallRegistry& registry, grpc::CallbackServerContext* cont
       routing_key_(std::move(routing_key)),
       prefix_(HashPrefix(request_)),
       context_(context),
+      record_(registry.log(), *context, request_),
       delivery_(WhatTheClientHad(request_)) {
   AddTraceContext(ReadTraceContext(*context), context);
+  record_.SetPriority(PriorityOf(terms_));
 }
 
 void RoutedCall::Refuse(const absl::Status& status) {
@@ -158,6 +170,7 @@ bool RoutedCall::GoTo(EngineLease lease, uint64_t losses) {
     if (ended()) return true;  // the client has gone
     if (!registry_.Place(this, lease.target(), losses)) return false;
     if (num_attempts_++ == 0) ++registry_.stats().requests;
+    record_.SetEngine(lease.target());
     tokens_before_ = delivery_.num_tokens();
     cleared_ = false;
     aboard_ = false;
@@ -312,7 +325,7 @@ void RoutedCall::OnEvent(Attempt* attempt, pb::GenerateResponse event) {
       if (event.request_id() != request_id()) event.set_request_id(request_id());
       std::vector<pb::GenerateResponse> next;
       delivery_.Take(std::move(event), &next);
-      for (pb::GenerateResponse& ready : next) ready_.push_back(std::move(ready));
+      for (pb::GenerateResponse& ready : next) Tell(std::move(ready));
       new_tokens = delivery_.num_tokens() - before;
       attempt->lease().OnTokens(new_tokens);
       const int64_t progress = delivery_.num_tokens() - tokens_before_;

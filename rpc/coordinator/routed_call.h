@@ -24,6 +24,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/grpcpp.h"
 #include "openengine.grpc.pb.h"
+#include "rpc/call_record.h"
 #include "rpc/coordinator/attempt.h"
 #include "rpc/coordinator/call_registry.h"
 #include "rpc/coordinator/delivery.h"
@@ -89,6 +90,8 @@ class RoutedCall final : public grpc::ServerWriteReactor<openengine::v1::Generat
   void WaitForEngine(const absl::Status& why);
   // The engine says no for now: to the next, or to the client.
   void OnBusy(const std::string& target, const absl::Status& refusal);
+  // The client is to have it.
+  void Tell(openengine::v1::GenerateResponse event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void BeAccepted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndAborted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // As the protocol has it: an error event once the client knows that the request was accepted.
@@ -114,6 +117,7 @@ class RoutedCall final : public grpc::ServerWriteReactor<openengine::v1::Generat
   grpc::CallbackServerContext* context_ ABSL_GUARDED_BY(context_mutex_);  // null when gRPC is done
 
   mutable absl::Mutex mutex_;
+  CallRecord record_ ABSL_GUARDED_BY(mutex_);
   Delivery delivery_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Attempt> attempt_
       ABSL_GUARDED_BY(mutex_);  // null: none, or its end is not awaited

@@ -1,5 +1,6 @@
 // What a RoutedCall says to its client.
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "rpc/convert.h"
@@ -11,29 +12,41 @@ namespace polystrate {
 
 namespace pb = openengine::v1;
 
+void RoutedCall::Tell(pb::GenerateResponse event) {
+  record_.AddEvent(event);
+  ready_.push_back(std::move(event));
+}
+
 void RoutedCall::EndAborted() {
   pb::Usage usage;
   usage.set_prompt_tokens(static_cast<uint32_t>(request_.token_ids().ids_size()));
   usage.set_completion_tokens(static_cast<uint32_t>(delivery_.num_tokens()));
   usage.set_total_tokens(usage.prompt_tokens() + usage.completion_tokens());
+  std::vector<pb::GenerateResponse> events;
   for (int32_t i = 0; i < delivery_.num_sequences(); ++i) {
     if (delivery_.has_ended(i)) continue;
-    pb::GenerateResponse& event = ready_.emplace_back();
+    pb::GenerateResponse& event = events.emplace_back();
     event.set_request_id(request_id());
     event.mutable_finished()->set_output_index(static_cast<uint32_t>(i));
     event.mutable_finished()->set_reason(pb::FINISH_REASON_CANCELLED);
     event.mutable_finished()->set_message("aborted");
   }
-  if (!ready_.empty()) *ready_.back().mutable_usage() = usage;  // all may have ended
+  if (!events.empty()) {
+    *events.back().mutable_usage() = usage;
+  } else if (!ready_.empty()) {  // all had ended
+    *ready_.back().mutable_usage() = usage;
+  }
+  for (pb::GenerateResponse& event : events) Tell(std::move(event));
   End(absl::OkStatus());
 }
 
 void RoutedCall::Fail(const absl::Status& status) {
   ++registry_.stats().failed;
   if (!opened_ && !accepted_) return End(status);
-  pb::GenerateResponse& event = ready_.emplace_back();
+  pb::GenerateResponse event;
   event.set_request_id(request_id());
   ToWire(status, event.mutable_error());
+  Tell(std::move(event));
   End(absl::OkStatus());
 }
 
@@ -86,6 +99,7 @@ void RoutedCall::Advance() {
     } else if (ended()) {
       operation = kFinish;
       end = *end_;
+      record_.End(end);
       remove = std::exchange(registered_, false);
     } else {
       return;

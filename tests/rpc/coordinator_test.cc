@@ -9,12 +9,16 @@
 #include <thread>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "engine/json.h"
 #include "engine/retry_delay.h"
 #include "health.grpc.pb.h"
 #include "rpc/coordinator/coordinator_server.h"
 #include "rpc/grpc_status.h"
 #include "tests/rpc/served_engine.h"
+#include "tests/testing/temp_dir.h"
 
 namespace polystrate {
 namespace {
@@ -177,6 +181,39 @@ TEST_F(CoordinatorTest, AGreedyStreamGoesOnElsewhere) {
 TEST_F(CoordinatorTest, ASampledStreamGoesOnElsewhere) {
   Start(2);
   ExpectCarried(*this, Sampled(kLong, 99));
+}
+
+// What became of a request, where it was last, and how often it was carried; never what it said.
+TEST_F(CoordinatorTest, EveryRequestLeavesOneLine) {
+  const TempDir dir;
+  CoordinatorOptions options = Fast();
+  options.request_log = dir.File("requests.jsonl");
+  Start(2, options);
+  pb::GenerateRequest request = GreedyRequest(kLong);
+  request.set_request_id("carried");
+  ExpectCarried(*this, request);
+  request = GreedyRequest(5);
+  request.set_request_id("refused");
+  request.mutable_sampling()->set_temperature(9);
+  EXPECT_FALSE(Ask(*inference_, request).status.ok());
+  ASSERT_TRUE(Eventually([&] { return absl::c_count(ReadFile(options.request_log), '\n') == 2; }));
+
+  const std::vector<std::string> lines = absl::StrSplit(ReadFile(options.request_log), '\n');
+  const auto carried = Json::Parse(lines[0], "the first line");
+  ASSERT_TRUE(carried.ok()) << carried.status();
+  EXPECT_EQ(*carried->root().GetString("request_id"), "carried");
+  EXPECT_EQ(*carried->root().GetString("status"), "OK");
+  EXPECT_EQ(*carried->root().GetString("finish_reason"), "length");
+  EXPECT_EQ(*carried->root().GetInt("completion_tokens"), kLong);
+  EXPECT_EQ(*carried->root().GetInt("attempts"), 2);
+  EXPECT_TRUE(absl::c_any_of(engines_, [&](const auto& engine) {
+    return engine->address() == *carried->root().GetString("engine");
+  }));
+  EXPECT_GT(*carried->root().GetDouble("e2e_seconds"), *carried->root().GetDouble("ttft_seconds"));
+  const auto refused = Json::Parse(lines[1], "the second line");
+  ASSERT_TRUE(refused.ok()) << refused.status();
+  EXPECT_EQ(*refused->root().GetString("status"), "INVALID_ARGUMENT");
+  EXPECT_FALSE(refused->root().Has("finish_reason"));
 }
 
 TEST_F(CoordinatorTest, NewRequestsAreRefusedWhileNoEngineServes) {

@@ -53,12 +53,15 @@ TEST(RequestLog, ALineSaysWhatIsKnown) {
   record.ttft_seconds = 0;
   record.e2e_seconds = 1.5;
   record.status = absl::StatusCode::kDeadlineExceeded;
+  record.engine = "127.0.0.1:2";
+  record.attempts = 3;
   record.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
   EXPECT_EQ(ToLine(record),
             "{\"time\":\"2023-11-14T22:13:20.123456Z\",\"request_id\":\"b\","
             "\"peer\":\"ipv4:127.0.0.1:1\",\"model\":\"demo\",\"status\":\"DEADLINE_EXCEEDED\","
             "\"priority\":-2,\"prompt_tokens\":30,\"cached_tokens\":16,\"completion_tokens\":4,"
-            "\"queue_seconds\":0.001235,\"ttft_seconds\":0,\"e2e_seconds\":1.5,\"traceparent\":"
+            "\"queue_seconds\":0.001235,\"ttft_seconds\":0,\"e2e_seconds\":1.5,"
+            "\"engine\":\"127.0.0.1:2\",\"attempts\":3,\"traceparent\":"
             "\"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\"}\n");
 }
 
