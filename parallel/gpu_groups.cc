@@ -9,8 +9,8 @@
 namespace polystrate {
 namespace {
 
-// A message waits for its peer on the GPU, beside the layers of the step before: it must leave them
-// room.
+// A message waits for its peer on the GPU, beside the layers of the step before, and beside one the
+// other way: it must leave them room.
 constexpr int kMessageBlocks = 4;
 
 absl::Status Replace(GroupName name, const NcclOptions& options, RankActivity* activity,
@@ -30,7 +30,8 @@ absl::Status UseNccl(ControlChannel& control, absl::Duration timeout, ProcessGro
   RETURN_IF_ERROR(control.Agree(
       Replace(GroupName::kTp, {.name = "tp", .timeout = timeout}, activity, &groups->tp)));
   RETURN_IF_ERROR(control.Agree(
-      Replace(GroupName::kPp, {.name = "pp", .timeout = timeout, .max_blocks = kMessageBlocks},
+      Replace(GroupName::kPp,
+              {.name = "pp", .timeout = timeout, .max_blocks = kMessageBlocks, .chain = true},
               activity, &groups->pp)));
   groups->over_gpus = true;
   return absl::OkStatus();

@@ -3,6 +3,8 @@
 #include <cuda_runtime.h>
 #include <nccl.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <thread>
 #include <utility>
@@ -23,6 +25,7 @@ namespace polystrate {
 namespace {
 
 constexpr int kNoPeer = -1;
+constexpr int kMaxComms = 2;
 
 bool Failed(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
 
@@ -44,7 +47,7 @@ void AbortSoon(ncclComm_t comm) {
   done->WaitForNotificationWithTimeout(kPatience);
 }
 
-// What messages need besides NCCL.
+// What messages over a communicator need besides it.
 struct NcclHandover {
   NcclHandover() { CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)); }
   ~NcclHandover() { cudaStreamDestroy(stream); }
@@ -76,29 +79,35 @@ class NcclCommunicator : public Communicator {
   void Abort() override;
 
  private:
+  int num_comms() const { return options_.chain && size() > 2 ? kMaxComms : 1; }
+  // Which communicator messages from and to `peer` take: the links of a chain take turns, so the
+  // two of a rank have different ones.
+  int CommOfLink(int peer) const { return std::min(rank(), peer) % num_comms(); }
   absl::StatusOr<ncclUniqueId> AgreeOnId();
-  absl::Status Init(const ncclUniqueId& id);
-  absl::Status WaitForAll(absl::Time deadline);
-  // Calls call(comm) and waits until NCCL has enqueued what it asks for. Does not return when that
-  // fails: Health() then says why, and nothing right can follow.
+  absl::Status Init(int i, const ncclUniqueId& id);
+  absl::Status WaitForAll(int i, absl::Time deadline);
+  // Calls call(communicator i) and waits until NCCL has enqueued what it asks for. Does not return
+  // when that fails: Health() then says why, and nothing right can follow.
   template <typename Call>
-  void Enqueue(const char* what, int peer, Call call);
+  void Enqueue(int i, const char* what, int peer, Call call);
   absl::Status Describe(const char* what, int peer, ncclResult_t result)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  NcclHandover& Handover() {
-    if (handover_ == nullptr) handover_ = std::make_unique<NcclHandover>();
-    return *handover_;
+  NcclHandover& Handover(int i) {
+    if (handovers_[i] == nullptr) handovers_[i] = std::make_unique<NcclHandover>();
+    return *handovers_[i];
   }
   // How the last call has gone so far.
-  ncclResult_t Poll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  ncclResult_t Poll(ncclComm_t comm) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Leave(ncclComm_t comm) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::unique_ptr<Communicator> host_;
   const NcclOptions options_;
-  std::unique_ptr<NcclHandover> handover_;  // from the first message on
+  std::array<std::unique_ptr<NcclHandover>, kMaxComms> handovers_;  // from the first message on
 
   // NCCL allows one call at a time on a communicator, and Health() and Abort() come from elsewhere.
   Mutex mutex_;
-  ncclComm_t comm_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // The first num_comms(), none before Join and after Abort; collectives take the first.
+  std::array<ncclComm_t, kMaxComms> comms_ ABSL_GUARDED_BY(mutex_) = {};
   absl::Status fault_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -111,15 +120,15 @@ absl::Status NcclCommunicator::Describe(const char* what, int peer, ncclResult_t
                                                     absl::FormatDuration(options_.timeout),
                                                     " (--nccl_timeout); is a peer stuck or gone?"));
   }
-  const char* last = ncclGetLastError(comm_);
+  const char* last = ncclGetLastError(nullptr);  // the thread's or the process's: no one group's
   absl::StrAppend(&text, " failed: ", ncclGetErrorString(result));
   if (last != nullptr && *last != '\0') absl::StrAppend(&text, ": ", last);
   return absl::UnavailableError(absl::StrCat(text, " (NCCL_DEBUG=WARN says more)"));
 }
 
-ncclResult_t NcclCommunicator::Poll() {
+ncclResult_t NcclCommunicator::Poll(ncclComm_t comm) {
   ncclResult_t state = ncclSuccess;
-  const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
+  const ncclResult_t asked = ncclCommGetAsyncError(comm, &state);
   return Worse(asked, state);
 }
 
@@ -143,31 +152,34 @@ absl::StatusOr<ncclUniqueId> NcclCommunicator::AgreeOnId() {
   return id;
 }
 
-absl::Status NcclCommunicator::Init(const ncclUniqueId& id) {
+absl::Status NcclCommunicator::Init(int i, const ncclUniqueId& id) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   config.commName = options_.name.c_str();
   if (options_.max_blocks > 0) config.maxCTAs = options_.max_blocks;
   MutexLock lock(&mutex_);
-  const ncclResult_t result = ncclCommInitRankConfig(&comm_, size(), id, rank(), &config);
+  const ncclResult_t result = ncclCommInitRankConfig(&comms_[i], size(), id, rank(), &config);
   return Failed(result) ? Describe("joining", kNoPeer, result) : absl::OkStatus();
 }
 
 absl::Status NcclCommunicator::Join() {
   const absl::Time deadline = absl::Now() + options_.timeout;
-  ASSIGN_OR_RETURN(const ncclUniqueId id, AgreeOnId());
-  absl::Status status = Init(id);
-  if (status.ok()) return WaitForAll(deadline);
-  for (int peer = 0; peer < size(); ++peer) {
-    const std::string why(status.message());
-    if (peer != rank()) SendBytes(*host_, {why.begin(), why.end()}, peer);
+  for (int i = 0; i < num_comms(); ++i) {
+    ASSIGN_OR_RETURN(const ncclUniqueId id, AgreeOnId());
+    const absl::Status status = Init(i, id);
+    for (int peer = 0; peer < size() && !status.ok(); ++peer) {
+      const std::string why(status.message());
+      if (peer != rank()) SendBytes(*host_, {why.begin(), why.end()}, peer);
+    }
+    RETURN_IF_ERROR(status);
+    RETURN_IF_ERROR(WaitForAll(i, deadline));
   }
-  return status;
+  return absl::OkStatus();
 }
 
 // Each rank tells each other one how it has got on, in words when it has not: one that fails must
 // not let the rest wait until the deadline, nor leave its reason to be guessed from theirs.
-absl::Status NcclCommunicator::WaitForAll(absl::Time deadline) {
+absl::Status NcclCommunicator::WaitForAll(int i, absl::Time deadline) {
   const auto tell = [this](const std::string& how) {
     for (int peer = 0; peer < size(); ++peer) {
       if (peer != rank()) SendBytes(*host_, {how.begin(), how.end()}, peer);
@@ -184,7 +196,7 @@ absl::Status NcclCommunicator::WaitForAll(absl::Time deadline) {
       ++num_joined;
     }
     MutexLock lock(&mutex_);
-    const ncclResult_t state = joined[rank()] ? ncclSuccess : Poll();
+    const ncclResult_t state = joined[rank()] ? ncclSuccess : Poll(comms_[i]);
     if (state == ncclSuccess && !joined[rank()]) {
       joined[rank()] = true;
       ++num_joined;
@@ -199,31 +211,36 @@ absl::Status NcclCommunicator::WaitForAll(absl::Time deadline) {
   return absl::OkStatus();
 }
 
-// Peers that are well leave together; one that is not must not keep this one.
 NcclCommunicator::~NcclCommunicator() {
   MutexLock lock(&mutex_);
-  if (comm_ == nullptr) return;
+  for (ncclComm_t comm : comms_) {
+    if (comm != nullptr) Leave(comm);
+  }
+}
+
+// Peers that are well leave together; one that is not must not keep this one.
+void NcclCommunicator::Leave(ncclComm_t comm) {
   const absl::Time deadline = absl::Now() + absl::Seconds(5);
-  ncclResult_t state = fault_.ok() ? Poll() : ncclSystemError;
-  if (state == ncclSuccess) state = ncclCommFinalize(comm_);
+  ncclResult_t state = fault_.ok() ? Poll(comm) : ncclSystemError;
+  if (state == ncclSuccess) state = ncclCommFinalize(comm);
   for (Backoff backoff; state == ncclInProgress && absl::Now() < deadline; backoff.Wait()) {
-    state = Poll();
+    state = Poll(comm);
   }
   if (state == ncclSuccess) {
-    ncclCommDestroy(comm_);
+    ncclCommDestroy(comm);
   } else {
-    AbortSoon(comm_);
+    AbortSoon(comm);
   }
 }
 
 template <typename Call>
-void NcclCommunicator::Enqueue(const char* what, int peer, Call call) {
+void NcclCommunicator::Enqueue(int i, const char* what, int peer, Call call) {
   const absl::Time deadline = absl::Now() + options_.timeout;
   bool begun = false;
   for (Backoff backoff;; backoff.Wait()) {
     MutexLock lock(&mutex_);
     if (!fault_.ok()) break;
-    const ncclResult_t result = std::exchange(begun, true) ? Poll() : call(comm_);
+    const ncclResult_t result = std::exchange(begun, true) ? Poll(comms_[i]) : call(comms_[i]);
     if (result == ncclSuccess) return;
     if (result == ncclInProgress && absl::Now() < deadline) continue;
     fault_ = Describe(what, peer, result);
@@ -238,7 +255,7 @@ void NcclCommunicator::AllReduceSum(const Stream& stream, const Tensor& x) {
   if (x.num_elements() == 0) return;
   // NCCL adds each element up on one rank, or in the switch, and hands the sum round: every rank
   // gets the same bits.
-  Enqueue("all-reduce", kNoPeer, [&](ncclComm_t comm) {
+  Enqueue(/*i=*/0, "all-reduce", kNoPeer, [&](ncclComm_t comm) {
     float* values = x.data<float>();
     return ncclAllReduce(values, values, static_cast<size_t>(x.num_elements()), ncclFloat32,
                          ncclSum, comm, stream.cuda().stream());
@@ -258,7 +275,7 @@ void NcclCommunicator::Gather(const Stream& stream, const Tensor& in, const Tens
          Tensor(to + root * in.num_bytes(), in.dtype(), in.device(), {in.num_elements()}));
   }
   if (size() == 1) return;
-  Enqueue("gather at", root, [&](ncclComm_t comm) {
+  Enqueue(/*i=*/0, "gather at", root, [&](ncclComm_t comm) {
     ncclResult_t result = ncclGroupStart();
     if (rank() != root) {
       result = Worse(result, ncclSend(in.raw(), num_bytes, ncclUint8, root, comm, queue));
@@ -276,15 +293,16 @@ void NcclCommunicator::Send(const Stream& stream, const Tensor& x, int destinati
   if (!OnGpu(x)) return host_->Send(stream, x, destination);
   CHECK(x.contiguous());
   if (x.num_bytes() == 0) return;
-  stream.OnHost([this, &stream, x, destination] {
+  const int i = CommOfLink(destination);
+  stream.OnHost([this, &stream, x, destination, i] {
     const cudaStream_t compute = stream.cuda().stream();
-    const cudaStream_t messages = Handover().stream;
-    NcclSlot& slot = Handover().sent.Next();
+    const cudaStream_t messages = Handover(i).stream;
+    NcclSlot& slot = Handover(i).sent.Next();
     const Tensor message = slot.Like(x);
     slot.Claim(compute);
     Copy(stream, x, message);
     slot.HandOver(compute, messages);
-    Enqueue("send to", destination, [&](ncclComm_t comm) {
+    Enqueue(i, "send to", destination, [&](ncclComm_t comm) {
       return ncclSend(message.raw(), static_cast<size_t>(message.num_bytes()), ncclUint8,
                       destination, comm, messages);
     });
@@ -296,13 +314,14 @@ void NcclCommunicator::Recv(const Stream& stream, const Tensor& x, int source) {
   if (!OnGpu(x)) return host_->Recv(stream, x, source);
   CHECK(x.contiguous());
   if (x.num_bytes() == 0) return;
-  stream.OnHost([this, &stream, x, source] {
+  const int i = CommOfLink(source);
+  stream.OnHost([this, &stream, x, source, i] {
     const cudaStream_t compute = stream.cuda().stream();
-    const cudaStream_t messages = Handover().stream;
-    NcclSlot& slot = Handover().received.Next();
+    const cudaStream_t messages = Handover(i).stream;
+    NcclSlot& slot = Handover(i).received.Next();
     const Tensor message = slot.Like(x);
     slot.Claim(messages);
-    Enqueue("receive from", source, [&](ncclComm_t comm) {
+    Enqueue(i, "receive from", source, [&](ncclComm_t comm) {
       return ncclRecv(message.raw(), static_cast<size_t>(message.num_bytes()), ncclUint8, source,
                       comm, messages);
     });
@@ -314,23 +333,26 @@ void NcclCommunicator::Recv(const Stream& stream, const Tensor& x, int source) {
 
 absl::Status NcclCommunicator::Health() {
   MutexLock lock(&mutex_);
-  if (!fault_.ok()) return fault_;
-  if (const ncclResult_t state = Poll(); Failed(state)) {
-    fault_ = Describe("what was enqueued", kNoPeer, state);
+  for (int i = 0; i < num_comms() && fault_.ok(); ++i) {
+    if (const ncclResult_t state = Poll(comms_[i]); Failed(state)) {
+      fault_ = Describe("what was enqueued", kNoPeer, state);
+    }
   }
   return fault_;
 }
 
 void NcclCommunicator::Abort() {
-  ncclComm_t comm = nullptr;
+  std::array<ncclComm_t, kMaxComms> comms = {};
   {
     MutexLock lock(&mutex_);
     if (fault_.ok()) {
       fault_ = absl::AbortedError(absl::StrCat("group ", options_.name, " is ended"));
     }
-    comm = std::exchange(comm_, nullptr);
+    comms.swap(comms_);
   }
-  if (comm != nullptr) AbortSoon(comm);
+  for (ncclComm_t comm : comms) {
+    if (comm != nullptr) AbortSoon(comm);
+  }
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Run by nccl_test under mpirun as `nccl_ranks check|hang|late`: groups over NCCL, on one GPU too,
-// where each rank tells NCCL that it is a host of its own (2.28 takes no two ranks of one host on a
-// GPU) and tensors go through the loopback interface. Prints what is wrong.
+// Run by nccl_test under mpirun as `nccl_ranks check|hang|late|relay`: groups over NCCL, on one GPU
+// too, where each rank tells NCCL that it is a host of its own (2.28 takes no two ranks of one host
+// on a GPU) and tensors go through the loopback interface. Prints what is wrong.
 
 #include <cstdio>
 #include <cstdlib>
@@ -91,6 +91,37 @@ std::string Late(const MpiSession& session) {
   return named ? "" : "late: " + status.ToString();
 }
 
+// Rank 1 gets its second message while its first has not been taken off it: rank 2 comes late.
+std::string Relay(const MpiSession& session, const Stream& stream) {
+  constexpr absl::Duration kLate = absl::Seconds(2);
+  constexpr int64_t kElements = 4 << 20;  // more than NCCL takes off a sender by itself
+  World world(session, {1, session.world_size()});
+  const absl::Status status = UseNccl(world.control, absl::Minutes(1), &world.groups);
+  if (!status.ok()) return status.ToString();
+  Communicator& pp = *world.groups.pp;
+  std::string fault = CheckChain(stream, pp);
+  auto buffer = Buffer::Allocate(stream.device(), kElements * SizeOf(DType::kFloat32));
+  if (!buffer.ok()) return buffer.status().ToString();
+  const Tensor x(buffer->data(), DType::kFloat32, stream.device(), {kElements});
+  for (int message = 0; message < 2; ++message) {  // memory for messages is taken now
+    if (session.rank() > 0) pp.Recv(stream, x, session.rank() - 1);
+    if (session.rank() < 2) pp.Send(stream, x, session.rank() + 1);
+  }
+  stream.Synchronize();
+  const absl::Time begin = absl::Now();
+  if (session.rank() == 2) absl::SleepFor(kLate);
+  if (session.rank() == 0) pp.Send(stream, x, 1);
+  if (session.rank() == 1) pp.Recv(stream, x, 0);
+  if (session.rank() == 1) pp.Send(stream, x, 2);
+  if (session.rank() == 2) pp.Recv(stream, x, 1);
+  if (session.rank() == 0) pp.Send(stream, x, 1);
+  if (session.rank() == 1) pp.Recv(stream, x, 0);
+  stream.Synchronize();
+  const bool waited = session.rank() == 1 && absl::Now() - begin > kLate / 2;
+  if (fault.empty() && waited) fault = "a receive has waited for a send";
+  return fault;
+}
+
 std::string Run(const std::string& mode) {
   const auto session = MpiSession::Start();
   if (!session.ok()) return session.status().ToString();
@@ -99,9 +130,10 @@ std::string Run(const std::string& mode) {
   const int gpu = ChooseGpu(std::nullopt, (*session)->local_rank(), NumCudaDevices());
   const auto stream = Stream::Cuda(gpu);
   if (!stream.ok()) return stream.status().ToString();
-  const std::string fault = mode == "check"  ? Check(**session, *stream)
-                            : mode == "hang" ? Hang(**session, *stream)
-                                             : Late(**session);
+  const std::string fault = mode == "check"   ? Check(**session, *stream)
+                            : mode == "hang"  ? Hang(**session, *stream)
+                            : mode == "relay" ? Relay(**session, *stream)
+                                              : Late(**session);
   if (fault.empty()) std::printf("rank %d done\n", rank);
   return fault;
 }

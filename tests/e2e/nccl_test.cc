@@ -37,6 +37,12 @@ TEST_P(NcclRanks, ARankThatDoesNotJoinIsATimeOut) { Run("late"); }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, NcclRanks, ::testing::Values(2, 3));
 
+using NcclRelay = NcclRanks;
+
+TEST_P(NcclRelay, AStageReceivesThoughItHasNotSent) { Run("relay"); }
+
+INSTANTIATE_TEST_SUITE_P(Size, NcclRelay, ::testing::Values(3));
+
 class EmulatedNcclRanks : public NcclRanks {
  protected:
   void SetUp() override {
@@ -52,6 +58,12 @@ TEST_P(EmulatedNcclRanks, AnAllReduceThatHangsIsEnded) { RunEmulated("hang"); }
 TEST_P(EmulatedNcclRanks, ARankThatDoesNotJoinIsATimeOut) { RunEmulated("late"); }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, EmulatedNcclRanks, ::testing::Values(2, 3));
+
+using EmulatedNcclRelay = EmulatedNcclRanks;
+
+TEST_P(EmulatedNcclRelay, AStageReceivesThoughItHasNotSent) { RunEmulated("relay"); }
+
+INSTANTIATE_TEST_SUITE_P(Size, EmulatedNcclRelay, ::testing::Values(3));
 
 }  // namespace
 }  // namespace polystrate
