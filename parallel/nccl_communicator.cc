@@ -49,7 +49,12 @@ void AbortSoon(ncclComm_t comm) {
 
 // What messages over a communicator need besides it.
 struct NcclHandover {
-  NcclHandover() { CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)); }
+  // First in line for multiprocessors: what keeps a message waiting keeps the next stage waiting.
+  NcclHandover() {
+    int least = 0, greatest = 0;
+    CHECK_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    CHECK_CUDA(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
+  }
   ~NcclHandover() { cudaStreamDestroy(stream); }
   NcclHandover(const NcclHandover&) = delete;
   NcclHandover& operator=(const NcclHandover&) = delete;
