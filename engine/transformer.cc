@@ -28,64 +28,56 @@ Tensor Packed(const Activations& a, int64_t before, int64_t columns) {
   return Tensor(data, a.qkv.dtype(), a.qkv.device(), {rows, columns});
 }
 
-// out = the given rows of qkv_proj times a.normed.
-void ProjectRows(const TransformerContext& context, const LayerWeights& layer, const Activations& a,
-                 int64_t begin, int64_t count, const Tensor& out) {
+// out = the given rows of qkv_proj times the norm of a.hidden, which becomes a.hidden + add first
+// unless add is empty.
+void ProjectRows(const TransformerContext& context, const NormWeights& norm,
+                 const LayerWeights& layer, const Activations& a, const Tensor& add, int64_t begin,
+                 int64_t count, const Tensor& out) {
   const LinearWeights& w = layer.qkv_proj;
-  Gemm(context.stream, a.normed, w.weight.Rows(begin, count),
-       w.bias.empty() ? Tensor() : w.bias.Rows(begin, count), out);
+  NormGemm(context.stream, a.hidden, NormOf(context.config, norm, add), a.normed,
+           w.weight.Rows(begin, count), w.bias.empty() ? Tensor() : w.bias.Rows(begin, count), out);
 }
 
-void KeyValueMlp(const TransformerContext& context, const KeyValueMlpWeights& mlp,
-                 const Activations& a, const Tensor& out) {
-  Gemm(context.stream, a.normed, mlp.dense_in.weight, mlp.dense_in.bias, a.key_value_mlp,
-       {.activation = context.config.activation});
+void KeyValueMlp(const TransformerContext& context, const NormOptions& norm,
+                 const KeyValueMlpWeights& mlp, const Activations& a, const Tensor& out) {
+  NormGemm(context.stream, a.hidden, norm, a.normed, mlp.dense_in.weight, mlp.dense_in.bias,
+           a.key_value_mlp, {.activation = context.config.activation});
   Gemm(context.stream, a.key_value_mlp, mlp.dense_out.weight, mlp.dense_out.bias, out);
 }
 
-// a.normed = what the query is projected from, and K and V too unless they have a norm of their
-// own. `add`: as for Norm.
-void InputNorm(const TransformerContext& context, const LayerWeights& layer, const Activations& a,
-               const Tensor& add) {
-  Norm(context.stream, context.config, layer.input_layernorm, a.hidden, a.normed, add);
-}
-
-// From a.hidden on, which becomes a.hidden + add first unless add is empty.
+// `add`: as for ProjectRows.
 Tensor ProjectQuery(const TransformerContext& context, const LayerWeights& layer,
                     const Activations& a, const Tensor& add) {
-  InputNorm(context, layer, a, add);
   const Tensor query = Packed(a, 0, QueryColumns(context));
-  ProjectRows(context, layer, a, 0, query.dim(1), query);
+  ProjectRows(context, layer.input_layernorm, layer, a, add, 0, query.dim(1), query);
   return query;
 }
 
-// An owner's, from a.hidden (+ add) on; they lie behind the query's place, which they leave alone.
+// An owner's; they lie behind the query's place, which they leave alone. `add`: as for ProjectRows.
 Projections ProjectKeyAndValue(const TransformerContext& context, const LayerWeights& layer,
                                const Activations& a, const Tensor& add) {
   const NormWeights& norm =
       context.config.separate_kv_norm ? layer.kv_layernorm : layer.input_layernorm;
-  Norm(context.stream, context.config, norm, a.hidden, a.normed, add);
   const int64_t query = QueryColumns(context), kv = KvColumns(context);
   if (context.config.use_key_value_mlp) {
     const Projections p = {{}, Packed(a, query, kv), Packed(a, query + kv, kv)};
-    KeyValueMlp(context, layer.key_mlp, a, p.key);
-    KeyValueMlp(context, layer.value_mlp, a, p.value);
+    KeyValueMlp(context, NormOf(context.config, norm, add), layer.key_mlp, a, p.key);
+    KeyValueMlp(context, NormOf(context.config, norm), layer.value_mlp, a, p.value);
     return p;
   }
   const Tensor both = Packed(a, query, 2 * kv);
-  ProjectRows(context, layer, a, query, 2 * kv, both);
+  ProjectRows(context, norm, layer, a, add, query, 2 * kv, both);
   return {{}, both.Columns(0, kv), both.Columns(kv, kv)};
 }
 
-// All three of the same rows, in one product where they are one matrix's and of one input; from
-// a.hidden (+ add) on.
+// All three of the same rows, in one product where they are one matrix's and of one input. `add`:
+// as for ProjectRows.
 Projections Project(const TransformerContext& context, const LayerWeights& layer,
                     const Activations& a, const Tensor& add) {
   const ModelConfig& config = context.config;
   if (layer.owner && !config.use_key_value_mlp && !config.separate_kv_norm) {
     const int64_t query = QueryColumns(context), kv = KvColumns(context);
-    InputNorm(context, layer, a, add);
-    ProjectRows(context, layer, a, 0, query + 2 * kv, a.qkv);
+    ProjectRows(context, layer.input_layernorm, layer, a, add, 0, query + 2 * kv, a.qkv);
     return {a.qkv.Columns(0, query), a.qkv.Columns(query, kv), a.qkv.Columns(query + kv, kv)};
   }
   if (!layer.owner) return {ProjectQuery(context, layer, a, add), {}, {}};
@@ -112,10 +104,28 @@ void RotateAndStore(const TransformerContext& context, const LayerWeights& layer
                    p.key, p.value, inputs.slot_mapping, context.kv_cache.slot(layer.layer));
 }
 
-// a.block_out = this rank's part of the attention block's output; query is rotated.
+// Whether what a block computes here is all of it.
+bool Alone(const TransformerContext& context) { return context.tp.size() == 1; }
+
+// Adds a block's output, x weight^T + bias, to the residual stream, or, where other ranks have
+// parts of it, to a.block_out, which it replaces if it is the `first` there.
+void AddBlock(const TransformerContext& context, const Tensor& x, const LinearWeights& w,
+              bool first, const Activations& a) {
+  const bool alone = Alone(context);
+  Gemm(context.stream, x, w.weight, w.bias, alone ? a.hidden : a.block_out,
+       {.accumulate = alone || !first});
+}
+
+// What a.hidden lacks of the blocks that were added.
+Tensor SumOverRanks(const TransformerContext& context, const Activations& a) {
+  if (Alone(context)) return {};
+  context.tp.AllReduceSum(context.stream, a.block_out);
+  return a.block_out;
+}
+
+// To a.attention; query is rotated.
 void Attention(const TransformerContext& context, const LayerWeights& layer,
                const StepInputs& inputs, const Tensor& query, const Activations& a) {
-  const Stream& stream = context.stream;
   const ModelConfig& config = context.config;
   AttentionOptions options;
   options.head_dim = config.head_dim;
@@ -123,51 +133,46 @@ void Attention(const TransformerContext& context, const LayerWeights& layer,
   options.query_head_phase = context.weights.heads.phase;
   options.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
   if (config.reuse_keys == ReuseKeys::kPreRope && layer.owner) options.rotate_keys = &context.rope;
-  PagedAttention(stream, query, context.kv_cache.slot(layer.layer), inputs.batch, options,
+  PagedAttention(context.stream, query, context.kv_cache.slot(layer.layer), inputs.batch, options,
                  a.attention);
-  Gemm(stream, a.attention, layer.o_proj.weight, layer.o_proj.bias, a.block_out);
 }
 
-// a.block_out (+)= this rank's part of the MLP's output.
-void Mlp(const TransformerContext& context, const LayerWeights& layer, const Activations& a,
-         bool accumulate) {
+// An MLP up to its last product, to a.intermediate. `add`: as for ProjectRows.
+void Intermediate(const TransformerContext& context, const LayerWeights& layer,
+                  const Activations& a, const Tensor& add) {
   const Stream& stream = context.stream;
-  const Activation activation = context.config.activation;
+  const ModelConfig& config = context.config;
+  const NormOptions norm = NormOf(config, layer.post_attention_layernorm, add);
   const LinearWeights& first = layer.gate_up_proj;
-  if (context.config.gated_mlp) {
-    Gemm(stream, a.normed, first.weight, first.bias, a.gate_up);
-    GatedActivation(stream, a.gate_up, activation, a.intermediate);
-  } else {
-    Gemm(stream, a.normed, first.weight, first.bias, a.intermediate, {.activation = activation});
+  if (config.gated_mlp) {
+    NormGemm(stream, a.hidden, norm, a.normed, first.weight, first.bias, a.gate_up);
+    return GatedActivation(stream, a.gate_up, config.activation, a.intermediate);
   }
-  Gemm(stream, a.intermediate, layer.down_proj.weight, layer.down_proj.bias, a.block_out,
-       {.accumulate = accumulate});
+  NormGemm(stream, a.hidden, norm, a.normed, first.weight, first.bias, a.intermediate,
+           {.activation = config.activation});
 }
 
-// From the rotated query on; what it leaves in a.block_out is to be added to a.hidden.
-void AttentionAndMlp(const TransformerContext& context, const LayerWeights& layer,
-                     const StepInputs& inputs, const Tensor& query, const Activations& a) {
-  const Stream& stream = context.stream;
-  const bool parallel = context.config.use_parallel_residual;
-
+// From the rotated query on. What it returns, unless that is empty, is to be added to a.hidden.
+Tensor AttentionAndMlp(const TransformerContext& context, const LayerWeights& layer,
+                       const StepInputs& inputs, const Tensor& query, const Activations& a) {
+  if (context.config.use_parallel_residual) {
+    Intermediate(context, layer, a, /*add=*/{});  // of a.hidden as it is before the attention
+    Attention(context, layer, inputs, query, a);
+    AddBlock(context, a.attention, layer.o_proj, /*first=*/true, a);
+    AddBlock(context, a.intermediate, layer.down_proj, /*first=*/false, a);
+    return SumOverRanks(context, a);
+  }
   Attention(context, layer, inputs, query, a);
-  if (!parallel) context.tp.AllReduceSum(stream, a.block_out);
-  Norm(stream, context.config, layer.post_attention_layernorm, a.hidden, a.normed,
-       parallel ? Tensor() : a.block_out);
-  Mlp(context, layer, a, /*accumulate=*/parallel);
-  context.tp.AllReduceSum(stream, a.block_out);
+  AddBlock(context, a.attention, layer.o_proj, /*first=*/true, a);
+  Intermediate(context, layer, a, SumOverRanks(context, a));
+  AddBlock(context, a.intermediate, layer.down_proj, /*first=*/true, a);
+  return SumOverRanks(context, a);
 }
 
 }  // namespace
 
-void Norm(const Stream& stream, const ModelConfig& config, const NormWeights& weights,
-          const Tensor& x, const Tensor& out, const Tensor& add) {
-  switch (config.norm) {
-    case NormKind::kLayerNorm:
-      return LayerNorm(stream, x, weights.weight, weights.bias, config.norm_epsilon, out, add);
-    case NormKind::kRmsNorm:
-      return RmsNorm(stream, x, weights.weight, config.norm_epsilon, out, add);
-  }
+NormOptions NormOf(const ModelConfig& config, const NormWeights& weights, const Tensor& add) {
+  return {weights.weight, weights.bias, config.norm_epsilon, add};
 }
 
 void DecoderLayers(const TransformerContext& context, absl::Span<const LayerWeights> layers,
@@ -176,8 +181,7 @@ void DecoderLayers(const TransformerContext& context, absl::Span<const LayerWeig
   for (const LayerWeights& layer : layers) {
     const Projections p = Project(context, layer, a, add);
     RotateAndStore(context, layer, inputs, p);
-    AttentionAndMlp(context, layer, inputs, p.query, a);
-    add = a.block_out;
+    add = AttentionAndMlp(context, layer, inputs, p.query, a);
   }
   if (!add.empty()) AddInPlace(context.stream, add, a.hidden);
 }
@@ -192,8 +196,8 @@ void DecoderLayerFromQuery(const TransformerContext& context, const LayerWeights
                            const StepInputs& inputs, const Activations& a) {
   const Projections p = {ProjectQuery(context, layer, a, /*add=*/{}), {}, {}};
   RotateAndStore(context, layer, inputs, p);
-  AttentionAndMlp(context, layer, inputs, p.query, a);
-  AddInPlace(context.stream, a.block_out, a.hidden);
+  const Tensor add = AttentionAndMlp(context, layer, inputs, p.query, a);
+  if (!add.empty()) AddInPlace(context.stream, add, a.hidden);
 }
 
 }  // namespace polystrate

@@ -22,12 +22,12 @@ struct TransformerContext {
   const RopeTable& rope;
 };
 
-// out = the model's kind of norm of x, which becomes x + add first unless add is empty.
-void Norm(const Stream& stream, const ModelConfig& config, const NormWeights& weights,
-          const Tensor& x, const Tensor& out, const Tensor& add = {});
+// The model's kind of norm; what is normed becomes itself + add first unless add is empty.
+NormOptions NormOf(const ModelConfig& config, const NormWeights& weights, const Tensor& add = {});
 
 // Layers that follow each other, on this rank's heads and MLP rows, in place on a.hidden, whose
-// tensors are the step's rows. What one adds to its x is added as the next one takes its norm.
+// tensors are the step's rows. Where ranks have parts of what one adds to its x, their sum is added
+// as the next one takes its norm.
 //   parallel residual (GPT-NeoX, Black et al. 2022, arXiv:2204.06745): x + Attention(N1 x) +
 //   MLP(N2 x), one all-reduce;
 //   sequential (Llama, Touvron et al. 2023, arXiv:2302.13971): x += Attention(N1 x), then x +=

@@ -77,6 +77,10 @@ void Gemm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const Tenso
           const GemmOptions&) {
   WithoutCuda();
 }
+bool NormGemm(const CudaContext&, const Tensor&, const NormOptions&, const Tensor&, const Tensor&,
+              const Tensor&, const GemmOptions&) {
+  WithoutCuda();
+}
 void ApplyRope(CudaContext&, const RopeTable&, const Tensor&, int, const Tensor&) { WithoutCuda(); }
 void RotateAndStoreKv(CudaContext&, const RopeTable&, const Tensor&, int, bool, const Tensor&,
                       const Tensor&, const Tensor&, const Tensor&, const KvSlot&) {

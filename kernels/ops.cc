@@ -31,6 +31,20 @@ void CheckAddend(const Tensor& x, const Tensor& add, const Tensor& out) {
   CHECK(x.raw() != out.raw() && x.raw() != add.raw() && add.raw() != out.raw());
 }
 
+// All but the type of x.
+void CheckGemm(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out,
+               const GemmOptions& options) {
+  CheckMatrix(weight, weight.dim(0), weight.dim(1));
+  CHECK(weight.contiguous());
+  CheckMatrix(x, x.dim(0), weight.dim(1));
+  CheckMatrix(out, x.dim(0), weight.dim(0));
+  CHECK(out.dtype() == DType::kFloat32 || out.dtype() == weight.dtype());
+  if (!bias.empty()) CheckVector(bias, DType::kFloat32, weight.dim(0));
+  if (options.accumulate) {
+    CHECK(out.dtype() == DType::kFloat32 && options.activation == Activation::kNone);
+  }
+}
+
 void CheckRope(const RopeTable& rope, int head_dim) {
   CHECK_EQ(rope.cos_sin.rank(), 2);
   CHECK_EQ(rope.cos_sin.dim(1), rope.rotary_dim);
@@ -160,16 +174,8 @@ void GatedActivation(const Stream& stream, const Tensor& gate_up, Activation act
 
 void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options) {
-  CheckMatrix(weight, weight.dim(0), weight.dim(1));
-  CHECK(weight.contiguous());
-  CheckMatrix(x, x.dim(0), weight.dim(1));
   CHECK(x.dtype() == weight.dtype());
-  CheckMatrix(out, x.dim(0), weight.dim(0));
-  CHECK(out.dtype() == DType::kFloat32 || out.dtype() == x.dtype());
-  if (!bias.empty()) CheckVector(bias, DType::kFloat32, weight.dim(0));
-  if (options.accumulate) {
-    CHECK(out.dtype() == DType::kFloat32 && options.activation == Activation::kNone);
-  }
+  CheckGemm(x, weight, bias, out, options);
   if (out.num_elements() == 0) return;
   switch (stream.device().type) {
     case DeviceType::kCpu:
@@ -177,6 +183,25 @@ void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Ten
     case DeviceType::kCuda:
       return cuda::Gemm(stream.cuda(), x, weight, bias, out, options);
   }
+}
+
+void NormGemm(const Stream& stream, const Tensor& x, const NormOptions& norm, const Tensor& normed,
+              const Tensor& weight, const Tensor& bias, const Tensor& out,
+              const GemmOptions& options) {
+  CheckGemm(x, weight, bias, out, options);
+  CHECK(x.dtype() == DType::kFloat32 && normed.dtype() == weight.dtype());
+  CheckVector(norm.weight, DType::kFloat32, x.dim(1));
+  if (!norm.bias.empty()) CheckVector(norm.bias, DType::kFloat32, x.dim(1));
+  if (out.num_elements() > 0 && stream.device().type == DeviceType::kCuda &&
+      cuda::NormGemm(stream.cuda(), x, norm, weight, bias, out, options)) {
+    return;
+  }
+  if (norm.bias.empty()) {
+    RmsNorm(stream, x, norm.weight, norm.epsilon, normed, norm.add);
+  } else {
+    LayerNorm(stream, x, norm.weight, norm.bias, norm.epsilon, normed, norm.add);
+  }
+  Gemm(stream, normed, weight, bias, out, options);
 }
 
 void ApplyRope(const Stream& stream, const RopeTable& rope, const Tensor& positions, int head_dim,

@@ -64,6 +64,21 @@ struct GemmOptions {
 void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options = {});
 
+// LayerNorm, or RmsNorm where `bias` is empty, with their arguments.
+struct NormOptions {
+  Tensor weight;
+  Tensor bias;
+  float epsilon = 0.0f;
+  Tensor add;
+};
+// out = activation(norm(x) weight^T + bias): the norm, whose result is `normed`, and Gemm of that.
+// Where that is better (few rows on a GPU) it is one pass, and what normed holds is not said.
+//   x: [num_tokens, k] float32; normed: [num_tokens, k] T, nothing else's memory; the rest as for
+//   Gemm.
+void NormGemm(const Stream& stream, const Tensor& x, const NormOptions& norm, const Tensor& normed,
+              const Tensor& weight, const Tensor& bias, const Tensor& out,
+              const GemmOptions& options = {});
+
 // out[t, i] = activation(gate_up[t, i]) * gate_up[t, n + i]: the middle of a gated MLP (SwiGLU and
 // GEGLU, Shazeer 2020, arXiv:2002.05202), whose two first matrices are one.
 //   gate_up: [num_tokens, 2 n] T; out: [num_tokens, n] T. No aliasing.

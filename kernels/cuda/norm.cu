@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/normed_rows.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/packs.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -11,10 +12,11 @@
 namespace polystrate::cuda {
 namespace {
 
-constexpr int kPack = 4;               // 16 bytes of the residual stream
-constexpr int kMaxPacks = 4;           // that a thread keeps in registers
-constexpr int kMaxThreads = 1024;      // hence parts of up to 16,384 elements
-constexpr int kThreadsPerBlock = 256;  // short parts share a block until it has so many
+constexpr int kPack = kNormPack;
+constexpr int kMaxPacks = kMaxNormPacks;
+constexpr int kMaxThreads = kMaxNormThreads;
+constexpr int kThreadsPerBlock =
+    kNormBlockThreads;  // short parts share a block until it has so many
 
 // What is normed are the parts of a matrix's rows, of `n` elements each: all of a row, or a head.
 template <typename In, typename Out>
@@ -148,20 +150,14 @@ __global__ void __launch_bounds__(kMaxThreads) PlainNormKernel(const NormParams<
   }
 }
 
-// The fewest packs a thread can have, in powers of two; but two rather than half the threads more.
-int PacksPerThread(int packs) {
-  if (packs <= kThreadsPerBlock) return 1;
-  return packs <= 2 * kMaxThreads ? 2 : kMaxPacks;
-}
-
 template <bool kCentered, typename In, typename Out>
 void LaunchNorm(const CudaContext& context, const NormParams<In, Out>& p, bool aligned) {
   if (p.n == 0 || p.num_parts == 0) return;
-  const int packs = p.n / kPack, per_thread = PacksPerThread(packs);
-  const bool plain = !aligned || packs > kMaxPacks * kMaxThreads;
-  const int threads =
-      plain ? std::min(p.n, kThreadsPerBlock) : (packs + per_thread - 1) / per_thread;
-  const int width = (threads + kWarp - 1) / kWarp * kWarp;
+  const bool plain = !aligned || p.n > kPack * kMaxPacks * kMaxThreads;
+  const NormShares shares = NormSharesOf(p.n);
+  const int per_thread = shares.packs;
+  const int width =
+      plain ? (std::min(p.n, kThreadsPerBlock) + kWarp - 1) / kWarp * kWarp : shares.width;
   const int parts = std::clamp(kThreadsPerBlock / width, 1, p.num_parts);
   const auto kernel = plain             ? PlainNormKernel<In, Out, kCentered>
                       : per_thread == 1 ? NormKernel<In, Out, kCentered, 1>

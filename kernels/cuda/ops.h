@@ -19,6 +19,10 @@ void GatedActivation(CudaContext& context, const Tensor& gate_up, Activation act
 void AddInPlace(CudaContext& context, const Tensor& y, const Tensor& x);
 void Gemm(CudaContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options);
+// Not every shape's: false, with nothing done, where a norm and a product do better.
+bool NormGemm(const CudaContext& context, const Tensor& x, const NormOptions& norm,
+              const Tensor& weight, const Tensor& bias, const Tensor& out,
+              const GemmOptions& options);
 void ApplyRope(CudaContext& context, const RopeTable& rope, const Tensor& positions, int head_dim,
                const Tensor& x);
 void RotateAndStoreKv(CudaContext& context, const RopeTable& rope, const Tensor& positions,

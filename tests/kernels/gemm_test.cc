@@ -95,6 +95,56 @@ TEST_P(GemmTest, Accumulates) {
   }
 }
 
+// Bit for bit, so that a row's results do not depend on how many there are, which is what decides.
+TEST_P(GemmTest, NormGemmIsANormAndAGemm) {
+  Random random(10);
+  for (const Shape& s : {Shape{1, 40, 768},
+                         {3, 33, 768},
+                         {8, 20, 64},
+                         {8, 5, 1024},
+                         {1, 24, 1032},
+                         {2, 17, 2056},
+                         {1, 6, 4096},
+                         {1, 5, 20000},
+                         {5, 9, 2048},
+                         {9, 8, 64},
+                         {2, 5, 33},
+                         {40, 24, 64}}) {
+    for (const bool centered : {true, false}) {
+      for (const bool adds : {false, true}) {
+        HostTensor x = HostTensor(DType::kFloat32, {s.m, s.k}, s.k + 4).FillNormal(random);
+        const HostTensor add = HostTensor(DType::kFloat32, {s.m, s.k}).FillNormal(random);
+        const HostTensor norm_weight = HostTensor(DType::kFloat32, {s.k}).FillNormal(random);
+        const HostTensor norm_bias = HostTensor(DType::kFloat32, {s.k}).FillNormal(random);
+        const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random, 0.1);
+        const HostTensor bias = HostTensor(DType::kFloat32, {s.n}).FillNormal(random);
+        HostTensor normed(dtype(), {s.m, s.k}), out(dtype(), {s.m, s.n});
+        normed.FillNan();
+        HostTensor expected(dtype(), {s.m, s.n}), sum(DType::kFloat32, {s.m, s.k});
+        for (int64_t r = 0; r < s.m; ++r) {
+          for (int64_t c = 0; c < s.k; ++c) sum.Set(r, c, x.Get(r, c));
+        }
+        NormOptions norm = {norm_weight.tensor(), centered ? norm_bias.tensor() : Tensor(), 1e-5f,
+                            adds ? add.tensor() : Tensor()};
+        NormGemm(stream(), x.tensor(), norm, normed.tensor(), weight.tensor(), bias.tensor(),
+                 out.tensor(), {Activation::kGelu});
+        const bool fewer_passes = on_gpu() && dtype() != DType::kFloat32 && !adds && s.m <= 8 &&
+                                  s.m * s.k <= 8192 && s.k % 8 == 0;
+        EXPECT_EQ(std::isnan(normed.Get(0, 0)), fewer_passes) << Describe(s);
+        if (centered) {
+          LayerNorm(stream(), sum.tensor(), norm.weight, norm.bias, norm.epsilon, normed.tensor(),
+                    norm.add);
+        } else {
+          RmsNorm(stream(), sum.tensor(), norm.weight, norm.epsilon, normed.tensor(), norm.add);
+        }
+        Gemm(stream(), normed.tensor(), weight.tensor(), bias.tensor(), expected.tensor(),
+             {Activation::kGelu});
+        EXPECT_EQ(out.Values(), expected.Values()) << Describe(s);
+      }
+    }
+  }
+}
+
 // With few rows (up to 32 on the CPU, 16 on a GPU), what a row gives does not depend on the rows
 // beside it.
 TEST_P(GemmTest, FewRowsAreIndependent) {
