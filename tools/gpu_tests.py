@@ -50,9 +50,9 @@ def tests(check):
         programs = [test for test in programs if test.name == "kernels_rope_test_emulated"] or programs[:1]
     if not programs:
         raise Failed("there are no test programs")
-    seconds = check.left(150)
+    budget = check.budget(150)
     with concurrent.futures.ThreadPoolExecutor(TESTS_AT_ONCE) as pool:
-        entries = list(pool.map(lambda test: run_test(check, test, seconds), programs))
+        entries = list(pool.map(lambda test: run_test(check, test, budget(150)), programs))
     entries = [entry for entry in entries if entry["ran"] or entry["skipped"] or "fault" in entry]
     faults = [entry["program"] for entry in entries if "fault" in entry or entry["failed"]]
     if faults:
@@ -62,7 +62,7 @@ def tests(check):
     return entries
 
 
-def greedy(check, device, tp, pp, dtype):
+def greedy(check, seconds, device, tp, pp, dtype):
     """The tokens of a few prompts, one list each."""
     programs = check.programs
     prompts = check.scratch / "prompts.jsonl"
@@ -75,7 +75,7 @@ def greedy(check, device, tp, pp, dtype):
         arguments += ["--device", "cuda"]
         if "--comm " in run([programs.polystrate, "generate", "--help"], 30, programs.environment).out:
             arguments += ["--comm", "mpi"]
-    result = run(programs.ranks(tp * pp, [str(a) for a in arguments]), check.left(60), programs.environment)
+    result = run(programs.ranks(tp * pp, [str(a) for a in arguments]), seconds, programs.environment)
     if result.code != 0:
         raise Failed(f"{device} tp {tp} pp {pp} {dtype}: {'time-out' if result.code is None else result.tail()}")
     return [json.loads(line)["token_ids"] for line in result.out.splitlines() if line.startswith("{")]
@@ -83,12 +83,13 @@ def greedy(check, device, tp, pp, dtype):
 
 def parity(check):
     entries, faults = [], []
+    budget = check.budget(120)
     for dtype in ["float32"] if check.emulated else ["float32", "bfloat16"]:
-        expected = greedy(check, "cpu", 1, 1, dtype)
+        expected = greedy(check, budget(60), "cpu", 1, 1, dtype)
         for tp, pp in CUTS[:2] if check.emulated else CUTS:
             entry = {"dtype": dtype, "tp": tp, "pp": pp}
             try:
-                actual = greedy(check, "cuda", tp, pp, dtype)
+                actual = greedy(check, budget(60), "cuda", tp, pp, dtype)
                 entry["same"] = actual == expected
                 entry["same_tokens"] = [next((i for i, (a, b) in enumerate(zip(x, y)) if a != b), len(x))
                                         for x, y in zip(actual, expected)]
