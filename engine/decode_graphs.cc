@@ -55,8 +55,9 @@ void DecodeGraphs::Run(const Stream& stream, const StepPlan& plan, const Work& w
   const StepInputs inputs = Inputs(shape, stream.device(), &rows);
   Pack(plan, shape);
   const auto size = static_cast<int64_t>(packed_.size());
-  Copy(stream, Upload(stream, packed_, {size}),
-       Tensor(area_.data(), DType::kInt32, stream.device(), {size}));
+  // From the host at once: what copies within a device may be a kernel, and kernels overlap, while
+  // some read these before what is in front of them has ended (AttentionBatch).
+  UploadTo(stream, packed_, Tensor(area_.data(), DType::kInt32, stream.device(), {size}));
 
   Recorded& recorded = recorded_[shape];
   if (!recorded.met) {

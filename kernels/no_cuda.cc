@@ -26,6 +26,7 @@ CudaContext::~CudaContext() = default;
 absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int) { return NoGpu(); }
 void CudaContext::Synchronize() const { WithoutCuda(); }
 const void* CudaContext::Upload(const void*, int64_t) { WithoutCuda(); }
+void CudaContext::UploadTo(void*, const void*, int64_t) { WithoutCuda(); }
 
 GraphRecorder::~GraphRecorder() = default;
 void GraphRecorder::OnHost(std::function<void()>) { WithoutCuda(); }

@@ -34,6 +34,17 @@ Tensor Upload(const Stream& stream, absl::Span<const int32_t> values,
   return Tensor(const_cast<void*>(data), DType::kInt32, stream.device(), dims);
 }
 
+void UploadTo(const Stream& stream, absl::Span<const int32_t> values, const Tensor& to) {
+  const Tensor from(const_cast<int32_t*>(values.data()), DType::kInt32, Device{},
+                    {static_cast<int64_t>(values.size())});
+  if (!Check(from, to)) return;
+  if (stream.device().type == DeviceType::kCuda) {
+    stream.cuda().UploadTo(to.raw(), from.raw(), from.num_bytes());
+  } else {
+    std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.num_bytes()));
+  }
+}
+
 void CopyNow(const Tensor& from, const Tensor& to) {
   if (!Check(from, to)) return;
   for (const Tensor& side : {from, to}) {

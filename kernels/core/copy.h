@@ -20,6 +20,10 @@ void Copy(const Stream& stream, const Tensor& from, const Tensor& to);
 Tensor Upload(const Stream& stream, absl::Span<const int32_t> values,
               std::initializer_list<int64_t> dims);
 
+// to = host values, which may change on return; `to` is on stream.device(). Enqueued, as one copy,
+// and not while a graph is recorded.
+void UploadTo(const Stream& stream, absl::Span<const int32_t> values, const Tensor& to);
+
 // Copy without a stream, done on return; what is enqueued elsewhere is not waited for.
 void CopyNow(const Tensor& from, const Tensor& to);
 

@@ -86,6 +86,11 @@ const void* CudaContext::Upload(const void* data, int64_t num_bytes) {
   return upload_ring_->Upload(data, num_bytes, stream_);
 }
 
+void CudaContext::UploadTo(void* to, const void* data, int64_t num_bytes) {
+  CHECK(!recording());
+  upload_ring_->UploadTo(to, data, num_bytes, stream_);
+}
+
 uint32_t* CudaContext::Counters(int64_t count) const {
   CHECK_LE(count, kMaxCounters);
   return static_cast<uint32_t*>(counters_.data());

@@ -49,6 +49,8 @@ class CudaContext {
   // been uploaded. Not while a graph is recorded: the copy would be repeated, its source long
   // overwritten.
   const void* Upload(const void* data, int64_t num_bytes);
+  // To device memory that stays.
+  void UploadTo(void* to, const void* data, int64_t num_bytes);
   template <typename T>
   const T* Upload(absl::Span<const T> values) {
     return static_cast<const T*>(

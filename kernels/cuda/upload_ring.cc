@@ -39,7 +39,7 @@ UploadRing::~UploadRing() {
   }
 }
 
-const void* UploadRing::Upload(const void* data, int64_t num_bytes, CUstream_st* stream) {
+int64_t UploadRing::Stage(const void* data, int64_t num_bytes, CUstream_st* stream) {
   if (2 * num_bytes > half_bytes_) {
     outgrown_.push_back(std::move(host_));
     outgrown_.push_back(std::move(device_));
@@ -55,11 +55,22 @@ const void* UploadRing::Upload(const void* data, int64_t num_bytes, CUstream_st*
   }
   const int64_t offset = half_ * half_bytes_ + used_;
   used_ += (num_bytes + kAlignment - 1) / kAlignment * kAlignment;
-  char* from = static_cast<char*>(host_.data()) + offset;
+  std::memcpy(static_cast<char*>(host_.data()) + offset, data, num_bytes);
+  return offset;
+}
+
+const void* UploadRing::Upload(const void* data, int64_t num_bytes, CUstream_st* stream) {
+  const int64_t offset = Stage(data, num_bytes, stream);
   char* to = static_cast<char*>(device_.data()) + offset;
-  std::memcpy(from, data, num_bytes);
-  CHECK_CUDA(cudaMemcpyAsync(to, from, num_bytes, cudaMemcpyHostToDevice, stream));
+  CHECK_CUDA(cudaMemcpyAsync(to, static_cast<char*>(host_.data()) + offset, num_bytes,
+                             cudaMemcpyHostToDevice, stream));
   return to;
+}
+
+void UploadRing::UploadTo(void* to, const void* data, int64_t num_bytes, CUstream_st* stream) {
+  const int64_t offset = Stage(data, num_bytes, stream);
+  CHECK_CUDA(cudaMemcpyAsync(to, static_cast<char*>(host_.data()) + offset, num_bytes,
+                             cudaMemcpyHostToDevice, stream));
 }
 
 }  // namespace polystrate::cuda

@@ -24,10 +24,14 @@ class UploadRing {
   // Waits only for copies that were enqueued a half ago. What takes more than half of a half makes
   // the halves larger for good, so that a large array leaves those that came with it alone.
   const void* Upload(const void* data, int64_t num_bytes, CUstream_st* stream);
+  // To memory of the device's that is the caller's.
+  void UploadTo(void* to, const void* data, int64_t num_bytes, CUstream_st* stream);
 
  private:
   explicit UploadRing(Device place) : place_(place) {}
   absl::Status TakeMemory(int64_t half_bytes);
+  // Puts the data where the copy to the device begins; where that is, in host_ and device_.
+  int64_t Stage(const void* data, int64_t num_bytes, CUstream_st* stream);
 
   const Device place_;
   int64_t half_bytes_ = 0;
