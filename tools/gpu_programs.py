@@ -85,9 +85,9 @@ class Programs:
     def describe(self):
         return {"polystrate": str(self.polystrate), "tests": [test.name for test in self.tests]}
 
-    def ranks(self, count, arguments):
-        """The command line of polystrate on so many ranks."""
-        command = [self.polystrate, *arguments]
+    def ranks(self, count, arguments, prefix=()):
+        """The command line of polystrate on so many ranks; `prefix` starts each."""
+        command = [*prefix, self.polystrate, *arguments]
         return command if count == 1 else [*self.mpirun, "-np", str(count), *command]
 
 
