@@ -69,8 +69,8 @@ void OutputHead::ComputeLogits(const Tensor& hidden, const Tensor& rows) {
   const Tensor normed = scratch_.logit_normed.Rows(0, n);
   const Tensor shard = scratch_.logit_shard.Rows(0, n);
   EmbeddingLookup(stream, rows, hidden, /*vocab_begin=*/0, chosen);  // gathers rows
-  NormGemm(stream, chosen, NormOf(config_, weights_.final_norm), normed, weights_.lm_head,
-           /*bias=*/Tensor(), shard);
+  NormGemm(stream, chosen, normed,
+           {NormOf(config_, weights_.final_norm), weights_.lm_head, /*bias=*/Tensor(), shard});
   const int64_t tp_size = rank_.topology.config.tp_size;
   if (tp_size == 1) return;  // the shard is all
   // tp_rank 0 sees the parts of all ranks as [tp_size, n, vocab share].

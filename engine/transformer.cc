@@ -30,30 +30,52 @@ Tensor Packed(const Activations& a, int64_t before, int64_t columns) {
 
 // out = the given rows of qkv_proj times the norm of a.hidden, which becomes a.hidden + add first
 // unless add is empty.
-void ProjectRows(const TransformerContext& context, const NormWeights& norm,
-                 const LayerWeights& layer, const Activations& a, const Tensor& add, int64_t begin,
-                 int64_t count, const Tensor& out) {
+NormProduct ProductOfRows(const TransformerContext& context, const NormWeights& norm,
+                          const LayerWeights& layer, const Tensor& add, int64_t begin,
+                          int64_t count, const Tensor& out) {
   const LinearWeights& w = layer.qkv_proj;
-  NormGemm(context.stream, a.hidden, NormOf(context.config, norm, add), a.normed,
-           w.weight.Rows(begin, count), w.bias.empty() ? Tensor() : w.bias.Rows(begin, count), out);
+  return {NormOf(context.config, norm, add), w.weight.Rows(begin, count),
+          w.bias.empty() ? Tensor() : w.bias.Rows(begin, count), out};
+}
+
+// What an MLP begins with. `add`: as for ProductOfRows.
+NormProduct FirstOfMlp(const TransformerContext& context, const LayerWeights& layer,
+                       const Activations& a, const Tensor& add) {
+  const ModelConfig& config = context.config;
+  const LinearWeights& w = layer.gate_up_proj;
+  const NormOptions norm = NormOf(config, layer.post_attention_layernorm, add);
+  if (config.gated_mlp) return {norm, w.weight, w.bias, a.gate_up};
+  return {norm, w.weight, w.bias, a.intermediate, {.activation = config.activation}};
+}
+
+// The query's product, and an MLP's first where that is of the same rows.
+void ProjectWithMlp(const TransformerContext& context, const LayerWeights& layer,
+                    const Activations& a, const NormProduct& query) {
+  if (!context.config.use_parallel_residual) {
+    return NormGemm(context.stream, a.hidden, a.normed, query);
+  }
+  NormGemms(context.stream, a.hidden, a.normed, query, FirstOfMlp(context, layer, a, /*add=*/{}));
 }
 
 void KeyValueMlp(const TransformerContext& context, const NormOptions& norm,
                  const KeyValueMlpWeights& mlp, const Activations& a, const Tensor& out) {
-  NormGemm(context.stream, a.hidden, norm, a.normed, mlp.dense_in.weight, mlp.dense_in.bias,
-           a.key_value_mlp, {.activation = context.config.activation});
+  const Activation activation = context.config.activation;
+  NormGemm(context.stream, a.hidden, a.normed,
+           {norm, mlp.dense_in.weight, mlp.dense_in.bias, a.key_value_mlp, {activation}});
   Gemm(context.stream, a.key_value_mlp, mlp.dense_out.weight, mlp.dense_out.bias, out);
 }
 
-// `add`: as for ProjectRows.
+// `add`: as for ProductOfRows.
 Tensor ProjectQuery(const TransformerContext& context, const LayerWeights& layer,
                     const Activations& a, const Tensor& add) {
   const Tensor query = Packed(a, 0, QueryColumns(context));
-  ProjectRows(context, layer.input_layernorm, layer, a, add, 0, query.dim(1), query);
+  ProjectWithMlp(context, layer, a,
+                 ProductOfRows(context, layer.input_layernorm, layer, add, 0, query.dim(1), query));
   return query;
 }
 
-// An owner's; they lie behind the query's place, which they leave alone. `add`: as for ProjectRows.
+// An owner's; they lie behind the query's place, which they leave alone. `add`: as for
+// ProductOfRows.
 Projections ProjectKeyAndValue(const TransformerContext& context, const LayerWeights& layer,
                                const Activations& a, const Tensor& add) {
   const NormWeights& norm =
@@ -66,18 +88,21 @@ Projections ProjectKeyAndValue(const TransformerContext& context, const LayerWei
     return p;
   }
   const Tensor both = Packed(a, query, 2 * kv);
-  ProjectRows(context, norm, layer, a, add, query, 2 * kv, both);
+  NormGemm(context.stream, a.hidden, a.normed,
+           ProductOfRows(context, norm, layer, add, query, 2 * kv, both));
   return {{}, both.Columns(0, kv), both.Columns(kv, kv)};
 }
 
 // All three of the same rows, in one product where they are one matrix's and of one input. `add`:
-// as for ProjectRows.
+// as for ProductOfRows.
 Projections Project(const TransformerContext& context, const LayerWeights& layer,
                     const Activations& a, const Tensor& add) {
   const ModelConfig& config = context.config;
   if (layer.owner && !config.use_key_value_mlp && !config.separate_kv_norm) {
     const int64_t query = QueryColumns(context), kv = KvColumns(context);
-    ProjectRows(context, layer.input_layernorm, layer, a, add, 0, query + 2 * kv, a.qkv);
+    ProjectWithMlp(
+        context, layer, a,
+        ProductOfRows(context, layer.input_layernorm, layer, add, 0, query + 2 * kv, a.qkv));
     return {a.qkv.Columns(0, query), a.qkv.Columns(query, kv), a.qkv.Columns(query + kv, kv)};
   }
   if (!layer.owner) return {ProjectQuery(context, layer, a, add), {}, {}};
@@ -137,35 +162,20 @@ void Attention(const TransformerContext& context, const LayerWeights& layer,
                  a.attention);
 }
 
-// An MLP up to its last product, to a.intermediate. `add`: as for ProjectRows.
-void Intermediate(const TransformerContext& context, const LayerWeights& layer,
-                  const Activations& a, const Tensor& add) {
-  const Stream& stream = context.stream;
-  const ModelConfig& config = context.config;
-  const NormOptions norm = NormOf(config, layer.post_attention_layernorm, add);
-  const LinearWeights& first = layer.gate_up_proj;
-  if (config.gated_mlp) {
-    NormGemm(stream, a.hidden, norm, a.normed, first.weight, first.bias, a.gate_up);
-    return GatedActivation(stream, a.gate_up, config.activation, a.intermediate);
-  }
-  NormGemm(stream, a.hidden, norm, a.normed, first.weight, first.bias, a.intermediate,
-           {.activation = config.activation});
-}
-
-// From the rotated query on. What it returns, unless that is empty, is to be added to a.hidden.
+// From the rotated query on, in a parallel residual with the MLP's first product done. What it
+// returns, unless that is empty, is to be added to a.hidden.
 Tensor AttentionAndMlp(const TransformerContext& context, const LayerWeights& layer,
                        const StepInputs& inputs, const Tensor& query, const Activations& a) {
-  if (context.config.use_parallel_residual) {
-    Intermediate(context, layer, a, /*add=*/{});  // of a.hidden as it is before the attention
-    Attention(context, layer, inputs, query, a);
-    AddBlock(context, a.attention, layer.o_proj, /*first=*/true, a);
-    AddBlock(context, a.intermediate, layer.down_proj, /*first=*/false, a);
-    return SumOverRanks(context, a);
-  }
+  const Stream& stream = context.stream;
+  const ModelConfig& config = context.config;
+  const bool parallel = config.use_parallel_residual;
   Attention(context, layer, inputs, query, a);
   AddBlock(context, a.attention, layer.o_proj, /*first=*/true, a);
-  Intermediate(context, layer, a, SumOverRanks(context, a));
-  AddBlock(context, a.intermediate, layer.down_proj, /*first=*/true, a);
+  if (!parallel) {
+    NormGemm(stream, a.hidden, a.normed, FirstOfMlp(context, layer, a, SumOverRanks(context, a)));
+  }
+  if (config.gated_mlp) GatedActivation(stream, a.gate_up, config.activation, a.intermediate);
+  AddBlock(context, a.intermediate, layer.down_proj, /*first=*/!parallel, a);
   return SumOverRanks(context, a);
 }
 

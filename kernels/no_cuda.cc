@@ -78,8 +78,8 @@ void Gemm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const Tenso
           const GemmOptions&) {
   WithoutCuda();
 }
-bool NormGemm(const CudaContext&, const Tensor&, const NormOptions&, const Tensor&, const Tensor&,
-              const Tensor&, const GemmOptions&) {
+bool NormGemm(const CudaContext&, const Tensor&, const NormProduct&) { WithoutCuda(); }
+bool NormGemms(const CudaContext&, const Tensor&, const NormProduct&, const NormProduct&) {
   WithoutCuda();
 }
 void ApplyRope(CudaContext&, const RopeTable&, const Tensor&, int, const Tensor&) { WithoutCuda(); }

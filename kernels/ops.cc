@@ -45,6 +45,13 @@ void CheckGemm(const Tensor& x, const Tensor& weight, const Tensor& bias, const 
   }
 }
 
+void CheckNormProduct(const Tensor& x, const NormProduct& product) {
+  CheckGemm(x, product.weight, product.bias, product.out, product.options);
+  CHECK(x.dtype() == DType::kFloat32);
+  CheckVector(product.norm.weight, DType::kFloat32, x.dim(1));
+  if (!product.norm.bias.empty()) CheckVector(product.norm.bias, DType::kFloat32, x.dim(1));
+}
+
 void CheckRope(const RopeTable& rope, int head_dim) {
   CHECK_EQ(rope.cos_sin.rank(), 2);
   CHECK_EQ(rope.cos_sin.dim(1), rope.rotary_dim);
@@ -185,23 +192,34 @@ void Gemm(const Stream& stream, const Tensor& x, const Tensor& weight, const Ten
   }
 }
 
-void NormGemm(const Stream& stream, const Tensor& x, const NormOptions& norm, const Tensor& normed,
-              const Tensor& weight, const Tensor& bias, const Tensor& out,
-              const GemmOptions& options) {
-  CheckGemm(x, weight, bias, out, options);
-  CHECK(x.dtype() == DType::kFloat32 && normed.dtype() == weight.dtype());
-  CheckVector(norm.weight, DType::kFloat32, x.dim(1));
-  if (!norm.bias.empty()) CheckVector(norm.bias, DType::kFloat32, x.dim(1));
-  if (out.num_elements() > 0 && stream.device().type == DeviceType::kCuda &&
-      cuda::NormGemm(stream.cuda(), x, norm, weight, bias, out, options)) {
+void NormGemm(const Stream& stream, const Tensor& x, const Tensor& normed,
+              const NormProduct& product) {
+  CheckNormProduct(x, product);
+  if (product.out.num_elements() > 0 && stream.device().type == DeviceType::kCuda &&
+      cuda::NormGemm(stream.cuda(), x, product)) {
     return;
   }
+  const NormOptions& norm = product.norm;
   if (norm.bias.empty()) {
     RmsNorm(stream, x, norm.weight, norm.epsilon, normed, norm.add);
   } else {
     LayerNorm(stream, x, norm.weight, norm.bias, norm.epsilon, normed, norm.add);
   }
-  Gemm(stream, normed, weight, bias, out, options);
+  Gemm(stream, normed, product.weight, product.bias, product.out, product.options);
+}
+
+void NormGemms(const Stream& stream, const Tensor& x, const Tensor& normed,
+               const NormProduct& first, const NormProduct& second) {
+  CheckNormProduct(x, first);
+  CheckNormProduct(x, second);
+  CHECK(first.weight.dtype() == second.weight.dtype());
+  if (first.out.num_elements() > 0 && second.out.num_elements() > 0 &&
+      stream.device().type == DeviceType::kCuda &&
+      cuda::NormGemms(stream.cuda(), x, first, second)) {
+    return;
+  }
+  NormGemm(stream, x, normed, first);
+  NormGemm(stream, x, normed, second);
 }
 
 void ApplyRope(const Stream& stream, const RopeTable& rope, const Tensor& positions, int head_dim,

@@ -71,13 +71,23 @@ struct NormOptions {
   float epsilon = 0.0f;
   Tensor add;
 };
+// The arguments of Gemm that follow its x, which is a norm.
+struct NormProduct {
+  NormOptions norm;
+  Tensor weight;
+  Tensor bias;
+  Tensor out;
+  GemmOptions options = {};
+};
 // out = activation(norm(x) weight^T + bias): the norm, whose result is `normed`, and Gemm of that.
 // Where that is better (few rows on a GPU) it is one pass, and what normed holds is not said.
 //   x: [num_tokens, k] float32; normed: [num_tokens, k] T, nothing else's memory; the rest as for
 //   Gemm.
-void NormGemm(const Stream& stream, const Tensor& x, const NormOptions& norm, const Tensor& normed,
-              const Tensor& weight, const Tensor& bias, const Tensor& out,
-              const GemmOptions& options = {});
+void NormGemm(const Stream& stream, const Tensor& x, const Tensor& normed,
+              const NormProduct& product);
+// One and then the other, or both at once; they are of the same k, and their outs apart.
+void NormGemms(const Stream& stream, const Tensor& x, const Tensor& normed,
+               const NormProduct& first, const NormProduct& second);
 
 // out[t, i] = activation(gate_up[t, i]) * gate_up[t, n + i]: the middle of a gated MLP (SwiGLU and
 // GEGLU, Shazeer 2020, arXiv:2002.05202), whose two first matrices are one.

@@ -29,11 +29,11 @@ class LibraryGemm {
   };
   // Tensors as for Gemm (ops.h), no dimension 0. Float32 stays float32 (no TF32), split sums are
   // merged in float32 and in a fixed order. The bias is added where out is float32: cuBLASLt wants
-  // it in out's type, and rounding it would change the model. Activations are not for this class:
-  // cuBLASLt has ReLU and the tanh GELU, no model that is known here has them with a float32 out.
-  // The library is asked when a shape, type or alignment is new, which takes tens of microseconds
-  // of the host and must not happen while a graph is recorded; the most recently used 1024 answers
-  // are kept.
+  // it in out's type (cublasLt.h, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE), and rounding it would
+  // change the model. Activations are not for this class: cuBLASLt has ReLU and the tanh GELU, no
+  // model that is known here has them with a float32 out. The library is asked when a shape, type
+  // or alignment is new, which takes tens of microseconds of the host and must not happen while a
+  // graph is recorded; the most recently used 1024 answers are kept.
   Done Run(const CudaContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
            const Tensor& out, bool accumulate);
 

@@ -44,15 +44,20 @@ struct NormedRowsTask {
   float epsilon;
 };
 
+inline constexpr int kNormedGap = 8;  // elements: normed rows do not begin in the same bank
+
+// Shared memory that NormedRows takes for elements of two bytes.
+inline int64_t NormedBytes(int64_t num_rows, int64_t n, bool centered) {
+  return (num_rows + (centered ? 2 : 1)) * n * int64_t{sizeof(float)} +
+         num_rows * (n + kNormedGap) * 2;
+}
+
 // kCentered: LayerNorm, else RmsNorm. Blocks have 32 kWarps threads in one dimension.
 template <typename T, bool kCentered, int kWarps>
 class NormedRows {
  public:
+  static_assert(sizeof(T) == 2);
   static constexpr int kMaxRows = 8;
-  static int64_t SharedBytes(int64_t num_rows, int64_t n) {
-    return (num_rows + (kCentered ? 2 : 1)) * n * int64_t{sizeof(float)} +
-           num_rows * (n + kGap) * int64_t{sizeof(T)};
-  }
 
   __device__ NormedRows(const NormedRowsTask& task, int num_rows, int n)
       : task_(task),
@@ -111,11 +116,9 @@ class NormedRows {
     return normed_;
   }
 
-  __device__ __forceinline__ int stride() const { return n_ + kGap; }
+  __device__ __forceinline__ int stride() const { return n_ + kNormedGap; }
 
  private:
-  static constexpr int kGap = 8;  // elements: rows do not begin in the same bank
-
   // n elements to shared memory, without waiting.
   __device__ __forceinline__ void Copy(const float* from, float* to) const {
     for (int i = static_cast<int>(threadIdx.x) * kNormPack; i < n_; i += 32 * kWarps * kNormPack) {

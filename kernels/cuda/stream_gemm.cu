@@ -11,7 +11,9 @@
 // Grid: 2 thread blocks for each SM, all resident at once; block b has the weight rows [n b / grid,
 // n (b + 1) / grid), an equal share to within one row, which it goes through 16 at a time: what is
 // missing from its last tile is not loaded. So there are no waves, and no tail but that of unequal
-// SMs. Block: 256 threads. Static shared memory: 10 KB (20 KB above 8 rows).
+// SMs. Where one block for each SM has a single tile, there is one: half of the registers are left
+// for the next kernel, whose weights then come meanwhile. Block: 256 threads. Static shared memory:
+// 10 KB (20 KB above 8 rows).
 //
 // Bytes: n k 2 for the weights, once, which bounds it. x is read through L1 and L2, by every tile:
 // at 16 rows as many bytes as the weights, from L2. Under way for each SM: 2 blocks x 8 warps x 4
@@ -23,7 +25,8 @@
 //
 // Where x is the norm of very few rows, each thread block norms them itself (normed_rows.cuh): it
 // reads 16 KB from L2 for 4,096 elements, 0.3 us for all blocks of an SM, and sums them up for some
-// 0.5 us, while a kernel in front would take 2 us.
+// 0.5 us, while a kernel in front would take 2 us. Two such products of the same rows share a
+// launch: the first blocks have the one, the others the other, by their rows of weights.
 //
 // Predicted for an H200 (4.8 TB/s, of which about 4.3 can be read), bfloat16, 1 row, launched
 // early within a graph, weights not in L2:
@@ -66,6 +69,13 @@ struct StreamTask {
   int num_tokens;
   int rounds;  // steps of every warp for a tile, a multiple of kDepth; the last may lie beyond k
   Epilogue epilogue;
+};
+
+// Products of one launch: blocks [0, first_blocks) have the first, the others the second.
+template <int kProducts>
+struct StreamTasks {
+  StreamTask tasks[kProducts];
+  unsigned first_blocks;
 };
 
 // The first element of k that this lane takes in its warp's first step of a row; in the step's
@@ -162,12 +172,17 @@ __device__ __forceinline__ void FinishTile(const StreamTask& task, int64_t row, 
 }
 
 // Shared memory with a norm: NormedRows.
-template <typename T, int kTokenTiles, RowNorm kNorm>
-__global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm) StreamGemmKernel(StreamTask task) {
+template <typename T, int kTokenTiles, RowNorm kNorm, int kProducts>
+__global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm)
+    StreamGemmKernel(const __grid_constant__ StreamTasks<kProducts> all) {
   __shared__ Partials<kTokenTiles> partials[2];
   LetNextKernelStart();
-  const int64_t begin = task.n * blockIdx.x / gridDim.x;
-  const int64_t end = task.n * (blockIdx.x + 1) / gridDim.x;
+  const bool second = kProducts > 1 && blockIdx.x >= all.first_blocks;
+  const StreamTask& task = all.tasks[second ? kProducts - 1 : 0];
+  const unsigned block = second ? blockIdx.x - all.first_blocks : blockIdx.x;
+  const unsigned blocks = second ? gridDim.x - all.first_blocks : all.first_blocks;
+  const int64_t begin = task.n * block / blocks;
+  const int64_t end = task.n * (block + 1) / blocks;
   WeightReader<T> weights(task, begin, end);
   uint4 w[kDepth][4];
 #pragma unroll
@@ -199,12 +214,19 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm) StreamGemmKernel(St
   }
 }
 
-template <typename T, int kTokenTiles, RowNorm kNorm>
-void Start(const CudaContext& context, const StreamTask& task, int64_t shared_bytes) {
-  const int64_t blocks = std::min<int64_t>(kBlocksPerSm * context.properties().num_sms,
-                                           (task.n + kMinRows - 1) / kMinRows);
-  LaunchEarly(context, StreamGemmKernel<T, kTokenTiles, kNorm>, static_cast<unsigned>(blocks),
-              kWarps * 32, shared_bytes, task);
+template <typename T, int kTokenTiles, RowNorm kNorm, int kProducts = 1>
+void Start(const CudaContext& context, StreamTasks<kProducts> all, int64_t shared_bytes) {
+  int64_t rows = 0, blocks = 0;
+  for (const StreamTask& task : all.tasks) {
+    rows += task.n;
+    blocks += (task.n + kMinRows - 1) / kMinRows;
+  }
+  const int64_t num_sms = context.properties().num_sms;
+  blocks = std::min(blocks, rows <= kTileRows * num_sms ? num_sms : kBlocksPerSm * num_sms);
+  all.first_blocks = static_cast<unsigned>(
+      kProducts == 1 ? blocks : std::clamp<int64_t>(blocks * all.tasks[0].n / rows, 1, blocks - 1));
+  LaunchEarly(context, StreamGemmKernel<T, kTokenTiles, kNorm, kProducts>,
+              static_cast<unsigned>(blocks), kWarps * 32, shared_bytes, all);
 }
 
 bool InSteps(const Tensor& x) {
@@ -233,17 +255,46 @@ StreamTask MakeTask(const Tensor& weight, int64_t num_tokens, const Tensor& bias
   return task;
 }
 
-template <RowNorm kNorm>
-bool StartNormed(const CudaContext& context, const StreamTask& task, DType dtype) {
-  const auto start = [&]<typename T>(T*) {
-    const int64_t bytes =
-        NormedRows<T, kNorm == RowNorm::kLayer, kWarps>::SharedBytes(task.num_tokens, task.k);
-    if (bytes > kMostNormBytes) return false;
-    Start<T, 1, kNorm>(context, task, bytes);
-    return true;
-  };
-  if (dtype == DType::kBFloat16) return start(static_cast<__nv_bfloat16*>(nullptr));
-  return start(static_cast<__half*>(nullptr));
+// The type of two bytes.
+template <typename F>
+void DispatchHalf(DType dtype, F&& f) {
+  if (dtype == DType::kBFloat16) return f(static_cast<__nv_bfloat16*>(nullptr));
+  f(static_cast<__half*>(nullptr));
+}
+
+bool CanNorm(const Tensor& x, const NormProduct& product) {
+  const int64_t m = x.dim(0), k = x.dim(1);
+  const NormOptions& norm = product.norm;
+  if (!norm.add.empty() || m > kTokenTile || m * k > kMostNormed) return false;
+  if (!CanStream(product.weight) || !InSteps(x)) return false;
+  for (const Tensor& t : {norm.weight, norm.bias}) {
+    if (!t.empty() && !PacksAligned(t, k, kNormPack)) return false;
+  }
+  const int64_t bytes = NormedBytes(m, k, !norm.bias.empty());
+  return bytes <= kMostNormBytes;
+}
+
+StreamTask MakeTask(const Tensor& x, const NormProduct& product) {
+  StreamTask task = MakeTask(product.weight, x.dim(0), product.bias, product.out, product.options);
+  task.norm.x = x.data<float>();
+  task.norm.x_stride = x.row_stride();
+  task.norm.weight = product.norm.weight.data<float>();
+  task.norm.bias = product.norm.bias.empty() ? nullptr : product.norm.bias.data<float>();
+  task.norm.epsilon = product.norm.epsilon;
+  return task;
+}
+
+template <int kProducts>
+void StartNormed(const CudaContext& context, const StreamTasks<kProducts>& all, DType dtype) {
+  const StreamTask& task = all.tasks[0];
+  const int64_t bytes = NormedBytes(task.num_tokens, task.k, task.norm.bias != nullptr);
+  DispatchHalf(dtype, [&]<typename T>(T*) {
+    if (task.norm.bias != nullptr) {
+      Start<T, 1, RowNorm::kLayer>(context, all, bytes);
+    } else {
+      Start<T, 1, RowNorm::kRms>(context, all, bytes);
+    }
+  });
 }
 
 }  // namespace
@@ -254,35 +305,25 @@ bool StreamGemm(const CudaContext& context, const Tensor& x, const Tensor& weigh
   StreamTask task = MakeTask(weight, x.dim(0), bias, out, options);
   task.x = x.raw();
   task.x_stride = x.row_stride();
-  const auto start = [&]<typename T>(T*) {
-    if (task.num_tokens <= kTokenTile) return Start<T, 1, RowNorm::kNone>(context, task, 0);
-    Start<T, 2, RowNorm::kNone>(context, task, 0);
-  };
-  if (x.dtype() == DType::kBFloat16) {
-    start(static_cast<__nv_bfloat16*>(nullptr));
-  } else {
-    start(static_cast<__half*>(nullptr));
-  }
+  DispatchHalf(x.dtype(), [&]<typename T>(T*) {
+    if (task.num_tokens <= kTokenTile) return Start<T, 1, RowNorm::kNone, 1>(context, {{task}}, 0);
+    Start<T, 2, RowNorm::kNone, 1>(context, {{task}}, 0);
+  });
   return true;
 }
 
-bool NormGemm(const CudaContext& context, const Tensor& x, const NormOptions& norm,
-              const Tensor& weight, const Tensor& bias, const Tensor& out,
-              const GemmOptions& options) {
-  const int64_t m = x.dim(0), k = weight.dim(1);
-  if (!norm.add.empty() || m > kTokenTile || m * k > kMostNormed) return false;
-  if (!CanStream(weight) || !InSteps(x)) return false;
-  for (const Tensor& t : {norm.weight, norm.bias}) {
-    if (!t.empty() && !PacksAligned(t, k, kNormPack)) return false;
-  }
-  StreamTask task = MakeTask(weight, m, bias, out, options);
-  task.norm.x = x.data<float>();
-  task.norm.x_stride = x.row_stride();
-  task.norm.weight = norm.weight.data<float>();
-  task.norm.epsilon = norm.epsilon;
-  if (norm.bias.empty()) return StartNormed<RowNorm::kRms>(context, task, weight.dtype());
-  task.norm.bias = norm.bias.data<float>();
-  return StartNormed<RowNorm::kLayer>(context, task, weight.dtype());
+bool NormGemm(const CudaContext& context, const Tensor& x, const NormProduct& product) {
+  if (!CanNorm(x, product)) return false;
+  StartNormed<1>(context, {{MakeTask(x, product)}}, product.weight.dtype());
+  return true;
+}
+
+bool NormGemms(const CudaContext& context, const Tensor& x, const NormProduct& first,
+               const NormProduct& second) {
+  if (!CanNorm(x, first) || !CanNorm(x, second)) return false;
+  if (first.norm.bias.empty() != second.norm.bias.empty()) return false;
+  StartNormed<2>(context, {{MakeTask(x, first), MakeTask(x, second)}}, first.weight.dtype());
+  return true;
 }
 
 }  // namespace polystrate::cuda

@@ -95,51 +95,87 @@ TEST_P(GemmTest, Accumulates) {
   }
 }
 
+// What NormGemm takes for shape s, and what a norm and Gemm make of the same.
+struct NormCase {
+  NormCase(const Shape& s, DType dtype, bool centered, Random& random)
+      : weight(HostTensor(dtype, {s.n, s.k}).FillNormal(random, 0.1)),
+        bias(HostTensor(DType::kFloat32, {s.n}).FillNormal(random)),
+        norm_weight(HostTensor(DType::kFloat32, {s.k}).FillNormal(random)),
+        norm_bias(HostTensor(DType::kFloat32, {s.k}).FillNormal(random)),
+        normed(dtype, {s.m, s.k}),
+        out(dtype, {s.m, s.n}),
+        expected(dtype, {s.m, s.n}) {
+    product.norm = {norm_weight.tensor(), centered ? norm_bias.tensor() : Tensor(), 1e-5f};
+    product.weight = weight.tensor();
+    product.bias = bias.tensor();
+    product.out = out.tensor();
+    product.options = {Activation::kGelu};
+  }
+  void Expect(const Stream& stream, const HostTensor& x) {
+    const NormOptions& norm = product.norm;
+    if (norm.bias.empty()) {
+      RmsNorm(stream, x.tensor(), norm.weight, norm.epsilon, normed.tensor(), norm.add);
+    } else {
+      LayerNorm(stream, x.tensor(), norm.weight, norm.bias, norm.epsilon, normed.tensor(),
+                norm.add);
+    }
+    Gemm(stream, normed.tensor(), product.weight, product.bias, expected.tensor(), product.options);
+  }
+
+  HostTensor weight, bias, norm_weight, norm_bias, normed, out, expected;
+  NormProduct product;
+};
+
+// Whether a GPU does both in one, so that these tests have something to compare.
+bool NormsAsItMultiplies(const Shape& s, DType dtype) {
+  return dtype != DType::kFloat32 && s.m <= 8 && s.m * s.k <= 8192 && s.k % 8 == 0;
+}
+
+constexpr Shape kNormShapes[] = {{1, 40, 768},  {3, 33, 768},  {8, 20, 64},  {8, 5, 1024},
+                                 {1, 24, 1032}, {2, 17, 2056}, {1, 6, 4096}, {1, 5, 20000},
+                                 {5, 9, 2048},  {9, 8, 64},    {2, 5, 33},   {40, 24, 64}};
+
 // Bit for bit, so that a row's results do not depend on how many there are, which is what decides.
 TEST_P(GemmTest, NormGemmIsANormAndAGemm) {
   Random random(10);
-  for (const Shape& s : {Shape{1, 40, 768},
-                         {3, 33, 768},
-                         {8, 20, 64},
-                         {8, 5, 1024},
-                         {1, 24, 1032},
-                         {2, 17, 2056},
-                         {1, 6, 4096},
-                         {1, 5, 20000},
-                         {5, 9, 2048},
-                         {9, 8, 64},
-                         {2, 5, 33},
-                         {40, 24, 64}}) {
+  for (const Shape& s : kNormShapes) {
     for (const bool centered : {true, false}) {
       for (const bool adds : {false, true}) {
-        HostTensor x = HostTensor(DType::kFloat32, {s.m, s.k}, s.k + 4).FillNormal(random);
+        NormCase c(s, dtype(), centered, random);
+        const HostTensor x = HostTensor(DType::kFloat32, {s.m, s.k}, s.k + 4).FillNormal(random);
         const HostTensor add = HostTensor(DType::kFloat32, {s.m, s.k}).FillNormal(random);
-        const HostTensor norm_weight = HostTensor(DType::kFloat32, {s.k}).FillNormal(random);
-        const HostTensor norm_bias = HostTensor(DType::kFloat32, {s.k}).FillNormal(random);
-        const HostTensor weight = HostTensor(dtype(), {s.n, s.k}).FillNormal(random, 0.1);
-        const HostTensor bias = HostTensor(DType::kFloat32, {s.n}).FillNormal(random);
-        HostTensor normed(dtype(), {s.m, s.k}), out(dtype(), {s.m, s.n});
-        normed.FillNan();
-        HostTensor expected(dtype(), {s.m, s.n}), sum(DType::kFloat32, {s.m, s.k});
+        HostTensor sum(DType::kFloat32, {s.m, s.k});
         for (int64_t r = 0; r < s.m; ++r) {
-          for (int64_t c = 0; c < s.k; ++c) sum.Set(r, c, x.Get(r, c));
+          for (int64_t i = 0; i < s.k; ++i) sum.Set(r, i, x.Get(r, i));
         }
-        NormOptions norm = {norm_weight.tensor(), centered ? norm_bias.tensor() : Tensor(), 1e-5f,
-                            adds ? add.tensor() : Tensor()};
-        NormGemm(stream(), x.tensor(), norm, normed.tensor(), weight.tensor(), bias.tensor(),
-                 out.tensor(), {Activation::kGelu});
-        const bool fewer_passes = on_gpu() && dtype() != DType::kFloat32 && !adds && s.m <= 8 &&
-                                  s.m * s.k <= 8192 && s.k % 8 == 0;
-        EXPECT_EQ(std::isnan(normed.Get(0, 0)), fewer_passes) << Describe(s);
-        if (centered) {
-          LayerNorm(stream(), sum.tensor(), norm.weight, norm.bias, norm.epsilon, normed.tensor(),
-                    norm.add);
-        } else {
-          RmsNorm(stream(), sum.tensor(), norm.weight, norm.epsilon, normed.tensor(), norm.add);
-        }
-        Gemm(stream(), normed.tensor(), weight.tensor(), bias.tensor(), expected.tensor(),
-             {Activation::kGelu});
-        EXPECT_EQ(out.Values(), expected.Values()) << Describe(s);
+        if (adds) c.product.norm.add = add.tensor();
+        c.normed.FillNan();
+        NormGemm(stream(), x.tensor(), c.normed.tensor(), c.product);
+        EXPECT_EQ(std::isnan(c.normed.Get(0, 0)),
+                  on_gpu() && !adds && NormsAsItMultiplies(s, dtype()))
+            << Describe(s);
+        c.Expect(stream(), sum);
+        EXPECT_EQ(c.out.Values(), c.expected.Values()) << Describe(s);
+      }
+    }
+  }
+}
+
+TEST_P(GemmTest, NormGemmsAreTwo) {
+  Random random(11);
+  for (const Shape& s : kNormShapes) {
+    for (const int64_t n : {1, 7, 300}) {
+      const HostTensor x = HostTensor(DType::kFloat32, {s.m, s.k}).FillNormal(random);
+      NormCase first(s, dtype(), /*centered=*/true, random);
+      NormCase second({s.m, n, s.k}, dtype(), /*centered=*/true, random);
+      HostTensor normed(dtype(), {s.m, s.k});
+      normed.FillNan();
+      NormGemms(stream(), x.tensor(), normed.tensor(), first.product, second.product);
+      EXPECT_EQ(std::isnan(normed.Get(0, 0)), on_gpu() && NormsAsItMultiplies(s, dtype()))
+          << Describe(s);
+      for (NormCase* c : {&first, &second}) {
+        c->Expect(stream(), x);
+        EXPECT_EQ(c->out.Values(), c->expected.Values()) << Describe(s) << " and " << n;
       }
     }
   }
