@@ -150,6 +150,15 @@ EngineStats Engine::stats() const {
   return published_stats_;
 }
 
+// Whether plans are made while another is in flight. With several stages they are so anyway.
+bool Engine::LooksAhead(const PipelineStage& stage) {
+  if (!options_.async_scheduling || options_.parallel.pp_size > 1) return false;
+  if (!stage.launches_ahead() && !options_.async_anywhere) return false;
+  MutexLock turn(&turn_);
+  scheduler_->SetLookahead();
+  return true;
+}
+
 // Of those that this rank's stage has launched, all but the last `but`.
 void Engine::FinishSteps(ControlChannel& control, PipelineStage& stage, int but) {
   while (stage.num_pending() > but) {
@@ -162,22 +171,24 @@ void Engine::Run(ControlChannel& control, PipelineStage& stage) {
     MutexLock lock(&mutex_);
     state_ = draining_ ? EngineState::kDraining : EngineState::kReady;
   }
+  const bool ahead = LooksAhead(stage);
+  // A plan for each stage keeps every stage busy; one more, while the host is busy.
+  const int max_in_flight = options_.parallel.pp_size + (ahead ? 1 : 0);
   while (TakeCommands()) {
-    while (in_flight_ <
-           options_.parallel.pp_size) {  // a plan for each stage keeps every stage busy
+    while (in_flight_ < max_in_flight) {
       const std::optional<StepPlan> plan = MakePlan();
       if (!plan.has_value()) break;
       control.BroadcastPlan(plan->ToBytes());
       ++in_flight_;
       stage.Launch(*plan);
-      FinishSteps(control, stage, /*but=*/stage.launches_ahead() ? 1 : 0);
+      FinishSteps(control, stage, /*but=*/ahead || stage.launches_ahead() ? 1 : 0);
     }
-    FinishSteps(control, stage, /*but=*/0);
-    if (in_flight_ > 0) {
-      Commit(StepResult::FromBytes(control.ReceiveResult()));
-      --in_flight_;
-    }
+    if (in_flight_ == 0) continue;
+    FinishSteps(control, stage, /*but=*/ahead ? in_flight_ - 1 : 0);
+    Commit(StepResult::FromBytes(control.ReceiveResult()));
+    --in_flight_;
   }
+  FinishSteps(control, stage, /*but=*/0);
   for (; in_flight_ > 0; --in_flight_) {  // of requests that are gone
     control.ReceiveResult();
     ranks_.PlanDone();
@@ -302,8 +313,10 @@ void Engine::CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb
 }
 
 void Engine::CommitSample(const SampledToken& sample, absl::Span<const TokenLogProb> candidates) {
+  // Not of an output that has ended, or has this token: a step may have been planned before that
+  // was known.
+  if (!scheduler_->Awaits(sample.sequence_id, sample.position)) return;
   LiveRequest* live = Find(RequestOf(sample.sequence_id));
-  if (live == nullptr) return;
   if (sample.token_id < 0) {
     return Fail(live->id(),
                 absl::InternalError(std::isnan(sample.logprob)
@@ -311,7 +324,7 @@ void Engine::CommitSample(const SampledToken& sample, absl::Span<const TokenLogP
                                         : "min_tokens leaves no token: those that do not stop the "
                                           "output have no probability"));
   }
-  if (!scheduler_->Append(sample.sequence_id, sample.position, sample.token_id)) return;
+  CHECK(scheduler_->Append(sample.sequence_id, sample.position, sample.token_id));
   const int32_t output = OutputOf(sample.sequence_id);
   for (const int32_t due : live->TakeDue(output)) scheduler_->Add(live->MakeSequence(due));
   auto end = live->AddToken(output, sample, candidates);

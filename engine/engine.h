@@ -55,6 +55,9 @@ struct EngineOptions {
   int64_t max_num_batched_tokens =
       512;                   // tokens of one step: longer prompts are prefilled in chunks
   bool prefix_cache = true;  // false: every request bypasses it
+  // Plan a step while the one before runs, where that helps (PipelineStage::launches_ahead).
+  bool async_scheduling = true;
+  bool async_anywhere = false;  // for tests: and where it does not
   // What may be queued (QueueBound); a batch of prompts that are all known is queued whole.
   int64_t max_queued_requests = std::numeric_limits<int64_t>::max();
   int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();
@@ -131,6 +134,7 @@ class Engine {
 
   absl::Status CheckNow(absl::Time deadline, const QueueLoad& more, absl::Time now) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool LooksAhead(const PipelineStage& stage);
   static void FinishSteps(ControlChannel& control, PipelineStage& stage, int but);
   void WaitForCommands();
   bool TakeCommands();
@@ -188,7 +192,7 @@ class Engine {
   int64_t commit_ns_ ABSL_GUARDED_BY(turn_) = 0;
   EngineStats stats_ ABSL_GUARDED_BY(turn_);
 
-  int in_flight_ = 0;  // plans, at most pp_size; only the engine's thread
+  int in_flight_ = 0;  // plans; only the engine's thread
 };
 
 }  // namespace polystrate

@@ -163,6 +163,7 @@ std::unique_ptr<Sequence> LiveRequest::MakeSequence(int32_t output) const {
     absl::c_for_each(request_.stop_token_ids, ban);
   }
   sequence->sample = max_tokens_ > 0;
+  sequence->max_len = num_prompt_tokens() + max_tokens_;
   sequence->priority = request_.priority;
   if (output == first_) {
     sequence->score_begin = num_prompt_tokens() - num_unscored_;

@@ -47,6 +47,9 @@ absl::StatusOr<std::unique_ptr<OutputHead>> OutputHead::Create(const RankContext
   const bool on_gpu = rank.stream.device().type == DeviceType::kCuda;
   ASSIGN_OR_RETURN(head->results_, on_gpu ? Buffer::AllocatePinned(num_bytes)
                                           : Buffer::Allocate(Device{}, num_bytes));
+  const Device device = rank.stream.device();
+  ASSIGN_OR_RETURN(head->drawn_buffer_, Buffer::Allocate(device, max_rows * SizeOf(DType::kInt32)));
+  head->drawn_ = Tensor(head->drawn_buffer_.data(), DType::kInt32, device, {max_rows});
   char* next = static_cast<char*>(head->results_.data());
   for (Pending& pending : head->pending_) {
     pending.scores = reinterpret_cast<ScoreResult*>(next);
@@ -108,11 +111,13 @@ void OutputHead::Run(const StepPlan& plan, const WantedRows& wanted, const Tenso
     ComputeLogits(hidden, Upload(rank_.stream, rows_, {static_cast<int64_t>(n)}));
     if (rank_.sampler()) Sample(plan, begin, n, pending);
   }
+  ShareDrawn(plan);
 }
 
 void OutputHead::SampleFromLogits(const StepPlan& plan) {
   const Pending& pending = Begin(plan);
   if (rank_.sampler()) Sample(plan, 0, plan.samples.size(), pending);
+  ShareDrawn(plan);
 }
 
 void OutputHead::Score(const StepPlan& plan, const WantedRows& wanted, const Tensor& hidden,
@@ -136,9 +141,17 @@ void OutputHead::Score(const StepPlan& plan, const WantedRows& wanted, const Ten
 void OutputHead::Sample(const StepPlan& plan, size_t begin, size_t n, const Pending& pending) {
   sample_rows_.clear();
   for (size_t i = 0; i < n; ++i) sample_rows_.push_back(plan.samples[begin + i].params);
-  polystrate::Sample(rank_.stream, scratch_.logits.Rows(0, static_cast<int64_t>(n)),
-                     config_.vocab_size, sample_rows_, {pending.samples + begin, n},
-                     {plan.history, plan.biases});
+  const auto num_rows = static_cast<int64_t>(n);
+  polystrate::Sample(rank_.stream, scratch_.logits.Rows(0, num_rows), config_.vocab_size,
+                     sample_rows_, {pending.samples + begin, n}, {plan.history, plan.biases},
+                     plan.feed ? drawn_.Rows(static_cast<int64_t>(begin), num_rows) : Tensor());
+}
+
+// Every rank of the stage looks its share of the vocabulary up for the next step.
+void OutputHead::ShareDrawn(const StepPlan& plan) {
+  if (!plan.feed || plan.samples.empty() || rank_.topology.config.tp_size == 1) return;
+  rank_.groups.tp->Broadcast(rank_.stream,
+                             drawn_.Rows(0, static_cast<int64_t>(plan.samples.size())), /*root=*/0);
 }
 
 StepResult OutputHead::Take() {

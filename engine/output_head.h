@@ -44,6 +44,10 @@ class OutputHead {
   // The sampler: what became of the oldest step not taken, which the stream has passed.
   StepResult Take();
 
+  // Where the next step finds what the last plan with `feed` drew: [max_rows] int32 on the stream's
+  // device, on every rank of the stage.
+  const Tensor& drawn() const { return drawn_; }
+
  private:
   // What a step's results are about, and where they land.
   struct Pending {
@@ -65,12 +69,15 @@ class OutputHead {
              const Pending& pending);
   // Samples [begin, begin + n) of the plan from the first n rows of logits.
   void Sample(const StepPlan& plan, size_t begin, size_t n, const Pending& pending);
+  void ShareDrawn(const StepPlan& plan);
 
   const RankContext rank_;
   const ModelConfig& config_;
   const StageWeights& weights_;
   const Activations& scratch_;
   Buffer results_;
+  Buffer drawn_buffer_;
+  Tensor drawn_;
   std::array<Pending, kMaxPending> pending_;
   uint64_t begun_ = 0, taken_ = 0;  // steps so far
   // Of the rows whose logits are computed at a time.

@@ -96,10 +96,13 @@ void PipelineStage::Launch(const StepPlan& plan) {
   ++launched_;
 }
 
-std::optional<StepResult> PipelineStage::Finish() {
+bool PipelineStage::CanFinish() const {
   CHECK_GT(num_pending(), 0);
-  const Event& done = *done_[finished_ % OutputHead::kMaxPending];
-  while (!done.Passed()) std::this_thread::yield();
+  return done_[finished_ % OutputHead::kMaxPending]->Passed();
+}
+
+std::optional<StepResult> PipelineStage::Finish() {
+  while (!CanFinish()) std::this_thread::yield();
   const Pending& pending = pending_[finished_ % OutputHead::kMaxPending];
   timeline_.Add({pending.step_id, pending.num_tokens, pending.begin_ns, Timeline::NowNs()});
   rank_.groups.activity->EndStep();
@@ -155,8 +158,10 @@ void PipelineStage::Send(const Activations& a) {
 }
 
 void PipelineStage::Embed(const StepInputs& inputs, const Activations& a) {
+  // Plans name tokens that are drawn here only where this stage is the last, too.
+  const Tensor drawn = output_head_ == nullptr ? Tensor() : output_head_->drawn();
   EmbeddingLookup(rank_.stream, inputs.token_ids, weights_.embedding,
-                  static_cast<int32_t>(weights_.vocab.begin), a.hidden);
+                  static_cast<int32_t>(weights_.vocab.begin), a.hidden, drawn);
   rank_.groups.tp->AllReduceSum(rank_.stream, a.hidden);
 }
 

@@ -46,9 +46,14 @@ class PipelineStage {
   void Launch(const StepPlan& plan);
   int num_pending() const { return static_cast<int>(launched_ - finished_); }
   // Whether to launch a step while the one before is unfinished, so that a GPU does not wait for
-  // the host. Where the host would wait for other ranks in the step's own calls, that would only
-  // keep back the result.
-  bool launches_ahead() const { return rank_.groups.over_gpus; }
+  // the host. Where the host computes itself or would wait for other ranks in the step's own calls,
+  // that would only keep back the result.
+  bool launches_ahead() const {
+    const bool alone = rank_.topology.config.world_size() == 1;
+    return rank_.stream.device().type == DeviceType::kCuda && (rank_.groups.over_gpus || alone);
+  }
+  // Whether Finish() would not have to wait.
+  bool CanFinish() const;
   // Waits for the oldest step that is unfinished; the sampler's rank gets the result, the others
   // nothing.
   std::optional<StepResult> Finish();

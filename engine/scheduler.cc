@@ -65,14 +65,23 @@ void Scheduler::Remove(uint64_t id, bool keep_cache) {
   sequences_.erase(found);
 }
 
+bool Scheduler::Awaits(uint64_t id, int64_t position) const {
+  const Sequence* sequence = Find(id);
+  return sequence != nullptr && position == static_cast<int64_t>(sequence->tokens.size());
+}
+
 bool Scheduler::Append(uint64_t id, int64_t position, int32_t token_id) {
-  auto found = sequences_.find(id);
-  if (found == sequences_.end()) return false;
-  Sequence& sequence = *found->second;
-  if (position != static_cast<int64_t>(sequence.tokens.size())) return false;
+  if (!Awaits(id, position)) return false;
+  Sequence& sequence = *sequences_.find(id)->second;
   sequence.tokens.push_back(token_id);
   if (sequence.history != nullptr) sequence.history->Add(token_id);
+  PublishFullBlocks(&sequence);  // the block that it fills, if it was fed
   return true;
+}
+
+void Scheduler::SetLookahead() {
+  CHECK_EQ(options_.pp_size, 1);
+  lookahead_ = true;
 }
 
 int64_t Scheduler::num_running_tokens() const {
@@ -87,7 +96,9 @@ const Sequence* Scheduler::Find(uint64_t id) const {
 }
 
 std::optional<StepPlan> Scheduler::Schedule() {
+  if (MustWait()) return std::nullopt;
   StepPlan plan;
+  plan.feed = lookahead_;
   plan.cu_seqlens_q.push_back(0);
   planned_.clear();
   preempted_this_step_ = false;
@@ -125,6 +136,20 @@ void Scheduler::Retire(uint64_t step_id) {
   if (step_id + 1 == next_step_id_) recent_prompt_tokens_.clear();  // nothing is in flight
 }
 
+bool Scheduler::MustWait() const {
+  if (!lookahead_) return false;
+  return std::any_of(running_.begin(), running_.end(), [](const Sequence* sequence) {
+    return sequence->history != nullptr && sequence->awaits_draw() &&
+           sequence->draw_position + 1 < sequence->max_len;
+  });
+}
+
+// Whether the sequence goes on from what the plan just before draws.
+bool Scheduler::CanBeFed(const Sequence& sequence) const {
+  return lookahead_ && sequence.awaits_draw() && sequence.last_step + 1 == next_step_id_ &&
+         sequence.draw_position + 1 < sequence.max_len && sequence.history == nullptr;
+}
+
 // With pp_size plans in flight a stage waits whenever one of them is smaller than the others. So
 // each takes an even part of all there is to do.
 Scheduler::Share Scheduler::EvenShare() const {
@@ -158,12 +183,12 @@ Scheduler::Share Scheduler::EvenShare() const {
           std::max(CeilDiv(num_prompt_tokens, num_plans), kMinPromptTokens)};
 }
 
-// Running sequences that miss one token alone, the most urgent first. If there are more than
-// `limit`, those that have waited longest, so that all get their turn.
+// Running sequences that miss one token alone, or will, the most urgent first. If there are more
+// than `limit`, those that have waited longest, so that all get their turn.
 std::vector<Sequence*> Scheduler::ReadyDecodes(size_t limit) const {
   std::vector<Sequence*> ready;
   for (Sequence* sequence : running_) {
-    if (sequence->num_unscheduled() == 1) ready.push_back(sequence);
+    if (sequence->num_unscheduled() == 1 || CanBeFed(*sequence)) ready.push_back(sequence);
   }
   if (ready.size() <= limit) return ready;
   std::stable_sort(ready.begin(), ready.end(), [](const Sequence* a, const Sequence* b) {
@@ -183,11 +208,11 @@ void Scheduler::ScheduleDecodes(const Share& share, StepPlan* plan) {
   }
 }
 
-// Makes room for all needed tokens of a running sequence, if need be at the expense of less urgent
+// Makes room for the next token of a running sequence, if need be at the expense of less urgent
 // ones. False when it was the least urgent itself.
 bool Scheduler::GrowOrPreempt(Sequence* sequence) {
   const int64_t missing =
-      BlocksFor(sequence->num_needed()) - static_cast<int64_t>(sequence->block_table.size());
+      BlocksFor(sequence->num_scheduled + 1) - static_cast<int64_t>(sequence->block_table.size());
   if (missing <= 0) return true;
   while (!blocks_.Allocate(missing, &sequence->block_table)) {
     const bool itself = *running_.rbegin() == sequence;
@@ -202,6 +227,7 @@ void Scheduler::PreemptLeastUrgent() {
   running_.erase(victim);
   blocks_.Free(&victim->block_table);
   victim->num_scheduled = 0;
+  victim->draw_position = -1;
   waiting_.insert(victim);
   ++num_preempted_;
   preempted_this_step_ = true;
@@ -280,11 +306,12 @@ bool Scheduler::TakeBlocks(Sequence* sequence) {
   return true;
 }
 
-// From here on others may find what the plan that is being made writes.
+// From here on others may find what the plans made so far write, as far as that is known.
 void Scheduler::PublishFullBlocks(Sequence* sequence) {
   const int64_t size = options_.block_size;
   const absl::Span<const int32_t> tokens = sequence->tokens;
-  for (int64_t& i = sequence->num_published; (i + 1) * size <= sequence->num_scheduled; ++i) {
+  const int64_t end = std::min<int64_t>(sequence->num_scheduled, tokens.size());
+  for (int64_t& i = sequence->num_published; (i + 1) * size <= end; ++i) {
     sequence->content = blocks_.Publish(sequence->block_table[i], sequence->cache_root,
                                         sequence->content, tokens.subspan(i * size, size));
   }
@@ -297,7 +324,8 @@ void Scheduler::AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan)
   for (int64_t position = begin; position < end; ++position) {
     const int32_t row = static_cast<int32_t>(plan->num_tokens());
     const int32_t block = sequence->block_table[position / options_.block_size];
-    plan->token_ids.push_back(sequence->tokens[position]);
+    plan->token_ids.push_back(position < known ? sequence->tokens[position]
+                                               : FedToken(sequence->draw_place));
     plan->positions.push_back(static_cast<int32_t>(position));
     plan->slot_mapping.push_back(
         static_cast<int32_t>(block * options_.block_size + position % options_.block_size));
@@ -307,30 +335,32 @@ void Scheduler::AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan)
       plan->scores.push_back({sequence->id, row, params, next});
     }
   }
-  if (end == known && sequence->sample) AddSample(*sequence, plan);
   plan->cu_seqlens_q.push_back(static_cast<int32_t>(plan->num_tokens()));
   plan->context_lens.push_back(static_cast<int32_t>(end));
   planned_.push_back(sequence);
   sequence->num_scheduled = end;
   sequence->last_step = next_step_id_;
+  if (end >= known && sequence->sample) AddSample(sequence, plan);
   PublishFullBlocks(sequence);
 }
 
-// A draw after the plan's last token, which is the sequence's.
-void Scheduler::AddSample(const Sequence& sequence, StepPlan* plan) {
-  SamplePoint point{sequence.id, static_cast<int32_t>(plan->num_tokens() - 1), sequence.sampling};
+// A draw after the plan's last token, which is the last scheduled one of the sequence.
+void Scheduler::AddSample(Sequence* sequence, StepPlan* plan) {
+  SamplePoint point{sequence->id, static_cast<int32_t>(plan->num_tokens() - 1), sequence->sampling};
   SampleRow& row = point.params;
-  const auto position = static_cast<int64_t>(sequence.tokens.size());
+  const int64_t position = sequence->num_scheduled;
+  sequence->draw_position = position;
+  sequence->draw_place = static_cast<int32_t>(plan->samples.size());
   row.position = static_cast<uint64_t>(position);
   row.history_begin = static_cast<int32_t>(plan->history.size());
-  if (sequence.history != nullptr) {
-    const absl::Span<const TokenCount> counts = sequence.history->counts();
+  if (sequence->history != nullptr) {
+    const absl::Span<const TokenCount> counts = sequence->history->counts();
     plan->history.insert(plan->history.end(), counts.begin(), counts.end());
   }
   row.history_end = static_cast<int32_t>(plan->history.size());
   row.biases_begin = static_cast<int32_t>(plan->biases.size());
-  if (position < sequence.biases_end) {
-    plan->biases.insert(plan->biases.end(), sequence.biases.begin(), sequence.biases.end());
+  if (position < sequence->biases_end) {
+    plan->biases.insert(plan->biases.end(), sequence->biases.begin(), sequence->biases.end());
   }
   row.biases_end = static_cast<int32_t>(plan->biases.size());
   plan->samples.push_back(point);
@@ -343,9 +373,10 @@ void Scheduler::CheckInvariants() const {
   std::vector<int32_t> holders(blocks_.num_blocks(), 0);
   for (const Sequence* sequence : running_) {
     const auto num_blocks = static_cast<int64_t>(sequence->block_table.size());
-    CHECK_LE(sequence->num_scheduled, sequence->num_needed());
+    const int64_t num_fed = std::max<int64_t>(-sequence->num_unscheduled(), 0);
+    CHECK_LE(num_fed, lookahead_ ? 1 : 0);
     CHECK_LE(BlocksFor(sequence->num_scheduled), num_blocks);
-    CHECK_EQ(sequence->num_published, sequence->num_scheduled / options_.block_size);
+    CHECK_EQ(sequence->num_published, (sequence->num_scheduled - num_fed) / options_.block_size);
     for (int64_t i = 0; i < num_blocks; ++i) {
       const int32_t block = sequence->block_table[i];
       ++holders[block];

@@ -11,6 +11,12 @@
 // A sequence may be urgent: higher priorities come first, of equal ones the first to arrive. The
 // most urgent is admitted first and the least urgent preempted first; what runs is not preempted
 // for what waits.
+//
+// Looking ahead (SetLookahead): a plan may be made while one is in flight whose samples it goes on
+// from. It names the tokens that are not known by their places (FedToken), and the stage finds them
+// where they were drawn. All but the token itself is known: where it goes, and where the next draw
+// is. What is not known is whether it ends its output, so that a step may be computed in vain; its
+// result is ignored as that of any sequence that is gone.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +44,8 @@ struct SchedulerOptions {
 };
 
 // One request's tokens. Intervals: [0, num_scheduled) is in the cache, or will be by the plans in
-// flight; [num_scheduled, num_needed()) is still to be computed.
+// flight; [num_scheduled, num_needed()) is still to be computed. A fed token is in the cache before
+// it is among `tokens`: num_scheduled is then num_needed() + 1.
 struct Sequence {
   uint64_t id = 0;
   std::vector<int32_t> tokens;  // prompt, then what was sampled, here or before it came here
@@ -54,6 +61,8 @@ struct Sequence {
   int32_t num_candidates = 0;  // of each score
   int32_t priority = 0;        // higher is more urgent
   CacheRoot cache_root;        // whose blocks it may find, and who its own
+  // Tokens at which it ends in any case: none of its draws is looked ahead of that comes so far.
+  int64_t max_len = std::numeric_limits<int64_t>::max();
 
   // The scheduler's own, from here on.
   uint64_t arrival = 0;  // a preempted sequence keeps it, and so its place in the queue
@@ -64,10 +73,17 @@ struct Sequence {
   int64_t num_published = 0;                         // blocks, the first of block_table, all full
   BlockPool::Content content = BlockPool::kNothing;  // up to the end of the last of them
   uint64_t last_step = 0;                            // the last one that it was in
+  // Its last draw: position, and place among the samples of that last step. None: -1.
+  int64_t draw_position = -1;
+  int32_t draw_place = 0;
 
   // What has to be in the cache: nothing is asked of the last token of a text that is only scored.
   int64_t num_needed() const { return static_cast<int64_t>(tokens.size()) - (sample ? 0 : 1); }
   int64_t num_unscheduled() const { return num_needed() - num_scheduled; }
+  // All that is known is scheduled, and the token that follows is drawn by a plan in flight.
+  bool awaits_draw() const {
+    return num_scheduled == static_cast<int64_t>(tokens.size()) && draw_position == num_scheduled;
+  }
 };
 
 class Scheduler {
@@ -83,9 +99,15 @@ class Scheduler {
   // ignored later. Without keep_cache nothing that it read or wrote will be found again: its K and
   // V are not to be trusted.
   void Remove(uint64_t id, bool keep_cache = true);
-  // Appends a sampled token. False, and nothing changes, when the sequence is gone or has this
-  // position already (it was preempted while the sample was in flight, and sampled again).
+  // Whether a sample is news: not when the sequence is gone or has this position already (it was
+  // preempted while the sample was in flight, and sampled again).
+  bool Awaits(uint64_t id, int64_t position) const;
+  // Appends a sampled token. False, and nothing changes, when nobody Awaits() it.
   bool Append(uint64_t id, int64_t position, int32_t token_id);
+
+  // From now on plans may be made while one is in flight. At pp_size 1 only: the others have plans
+  // to make meanwhile.
+  void SetLookahead();
 
   // The next micro-batch, or nothing when no sequence has a token to compute. Decodes come before
   // prompts so that a long prompt never stalls them; a prompt is cut into chunks by
@@ -97,6 +119,10 @@ class Scheduler {
   // tokens, and at most ceil(active sequences / pp_size) sequences, or one more: the next chunk of
   // a prompt goes into every plan, so that a stage is at one while the stage behind it is at the
   // one before.
+  //
+  // With lookahead there is also nothing as long as a sequence that decodes has to wait for its
+  // token, because penalties on its next draw depend on that: else it would be in every other plan
+  // and its neighbours in all.
   std::optional<StepPlan> Schedule();
   // The results of that plan, and so of those before it, are here.
   void Retire(uint64_t step_id);
@@ -153,6 +179,8 @@ class Scheduler {
     int64_t num_tokens;
   };
 
+  bool MustWait() const;
+  bool CanBeFed(const Sequence& sequence) const;
   Share EvenShare() const;
   std::vector<Sequence*> ReadyDecodes(size_t limit) const;
   int64_t BlocksFor(int64_t num_tokens) const;
@@ -165,13 +193,14 @@ class Scheduler {
   void AdmitWaiting(const PromptLimit& limit, StepPlan* plan);
   void PreemptLeastUrgent();
   void AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
-  void AddSample(const Sequence& sequence, StepPlan* plan);
+  void AddSample(Sequence* sequence, StepPlan* plan);
 
   const SchedulerOptions options_;
   BlockPool blocks_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // owns all live ones
   Queue waiting_;
   Queue running_;  // all their needed tokens have blocks
+  bool lookahead_ = false;
   bool preempted_this_step_ = false;
   int64_t num_decodes_ = 0;
   int64_t num_preemptions_ = 0;

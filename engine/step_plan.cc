@@ -65,6 +65,7 @@ std::vector<uint8_t> StepPlan::ToBytes() const {
   Writer w;
   w.Put(step_id);
   w.Put(stop);
+  w.Put(feed);
   w.Put(token_ids);
   w.Put(positions);
   w.Put(slot_mapping);
@@ -84,6 +85,7 @@ StepPlan StepPlan::FromBytes(const std::vector<uint8_t>& bytes) {
   Reader r(bytes);
   r.Get(plan.step_id);
   r.Get(plan.stop);
+  r.Get(plan.feed);
   r.Get(plan.token_ids);
   r.Get(plan.positions);
   r.Get(plan.slot_mapping);

@@ -26,8 +26,10 @@ struct ScorePoint {
 struct StepPlan {
   uint64_t step_id = 0;
   bool stop = false;  // the last plan: every rank returns
+  bool feed = false;  // the next plan may be made before this one's samples are known
 
-  std::vector<int32_t> token_ids;     // [num_tokens]
+  // [num_tokens] FedToken(i): what sample i of the plan before will be.
+  std::vector<int32_t> token_ids;
   std::vector<int32_t> positions;     // [num_tokens]
   std::vector<int32_t> slot_mapping;  // [num_tokens] block * block_size + offset
   std::vector<int32_t> cu_seqlens_q;  // [num_seqs + 1]

@@ -61,7 +61,8 @@ std::vector<double> TimeEach(const CudaContext&, int, const std::function<void()
   WithoutCuda();
 }
 
-void EmbeddingLookup(CudaContext&, const Tensor&, const Tensor&, int32_t, const Tensor&) {
+void EmbeddingLookup(CudaContext&, const Tensor&, const Tensor&, int32_t, const Tensor&,
+                     const Tensor&) {
   WithoutCuda();
 }
 void LayerNorm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, float, const Tensor&,
@@ -93,7 +94,7 @@ void PagedAttention(CudaContext&, const Tensor&, const KvSlot&, const AttentionB
 }
 void ConcatColumns(CudaContext&, const Tensor&, const Tensor&) { WithoutCuda(); }
 void Sample(CudaContext&, const Tensor&, int64_t, absl::Span<const SampleRow>,
-            absl::Span<SampleResult>, const SampleLists&) {
+            absl::Span<SampleResult>, const SampleLists&, const Tensor&) {
   WithoutCuda();
 }
 void Score(CudaContext&, const Tensor&, int64_t, absl::Span<const ScoreRow>,

@@ -110,16 +110,17 @@ void CheckSampleRow(const SampleRow& row, const SampleLists& lists, int64_t voca
 }  // namespace
 
 void EmbeddingLookup(const Stream& stream, const Tensor& ids, const Tensor& table,
-                     int32_t vocab_begin, const Tensor& out) {
+                     int32_t vocab_begin, const Tensor& out, const Tensor& drawn) {
   CheckMatrix(table, table.dim(0), table.dim(1));
+  if (!drawn.empty()) CheckVector(drawn, DType::kInt32, drawn.dim(0));
   CheckVector(ids, DType::kInt32, ids.dim(0));
   CheckMatrix(out, ids.dim(0), table.dim(1));
   CHECK(out.dtype() == DType::kFloat32);
   switch (stream.device().type) {
     case DeviceType::kCpu:
-      return cpu::EmbeddingLookup(stream.cpu(), ids, table, vocab_begin, out);
+      return cpu::EmbeddingLookup(stream.cpu(), ids, table, vocab_begin, out, drawn);
     case DeviceType::kCuda:
-      return cuda::EmbeddingLookup(stream.cuda(), ids, table, vocab_begin, out);
+      return cuda::EmbeddingLookup(stream.cuda(), ids, table, vocab_begin, out, drawn);
   }
 }
 
@@ -313,14 +314,15 @@ void ConcatColumns(const Stream& stream, const Tensor& parts, const Tensor& out)
 
 void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
-            const SampleLists& lists) {
+            const SampleLists& lists, const Tensor& drawn) {
+  if (!drawn.empty()) CheckVector(drawn, DType::kInt32, logits.dim(0));
   CheckLogits(logits, vocab_size, rows.size(), results.size());
   for (const SampleRow& row : rows) CheckSampleRow(row, lists, vocab_size);
   switch (stream.device().type) {
     case DeviceType::kCpu:
-      return cpu::Sample(stream.cpu(), logits, vocab_size, rows, results, lists);
+      return cpu::Sample(stream.cpu(), logits, vocab_size, rows, results, lists, drawn);
     case DeviceType::kCuda:
-      return cuda::Sample(stream.cuda(), logits, vocab_size, rows, results, lists);
+      return cuda::Sample(stream.cuda(), logits, vocab_size, rows, results, lists, drawn);
   }
 }
 

@@ -18,11 +18,17 @@
 
 namespace polystrate {
 
+// A token that the host does not know yet, as an id: the one that lies at `place` of what was drawn
+// on the device. The function is its own inverse.
+constexpr int32_t FedToken(int32_t place) { return -1 - place; }
+
 // out[t] = table[ids[t] - vocab_begin], or zero where this rank does not hold the row (vocabulary
 // parallel, Shoeybi et al. 2019, arXiv:1909.08053: an all-reduce over ranks completes it).
 //   ids: [num_tokens] int32; table: [rows, hidden_size] T; out: [num_tokens, hidden_size] float32.
+//   drawn: empty, or [n] int32 as Sample leaves it: ids[t] = FedToken(i), i < n, stands for
+//   drawn[i], or for token 0 where nothing could be drawn.
 void EmbeddingLookup(const Stream& stream, const Tensor& ids, const Tensor& table,
-                     int32_t vocab_begin, const Tensor& out);
+                     int32_t vocab_begin, const Tensor& out, const Tensor& drawn = {});
 
 // out[t, i] = (x[t, i] - mean_t) / sqrt(var_t + epsilon) * weight[i] + bias[i], var over the row,
 // not corrected.  x: [num_tokens, hidden_size] float32; weight, bias: [hidden_size] float32;
@@ -266,8 +272,10 @@ struct SampleResult : ScoreResult {
 };
 // logits as for Score, left as they are; one row and one result each; rows, lists and results as
 // for Score.
+//   drawn: empty, or [num_rows] int32 on stream.device(): gets the results' token_id, for operators
+//   that come later on the stream (EmbeddingLookup).
 void Sample(const Stream& stream, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
-            const SampleLists& lists = {});
+            const SampleLists& lists = {}, const Tensor& drawn = {});
 
 }  // namespace polystrate

@@ -137,6 +137,9 @@ void EngineFlags::AddTo(FlagSet* flags) {
   flags->Add("graphs", &graphs,
              "on GPUs, record decode steps as CUDA graphs; without (=false) every operator is "
              "started by itself");
+  flags->Add("async_scheduling", &async_scheduling,
+             "on GPUs, plan a step while the one before runs; without (=false) each waits for the "
+             "tokens of the one before. The results are the same");
   flags->Add("comm", &comm,
              "what carries tensors between GPUs: nccl, mpi (through the host's memory; ranks may "
              "share a GPU), or auto: nccl where every rank has a GPU of its own");
@@ -236,6 +239,7 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   engine.max_num_seqs = flags.max_num_seqs;
   engine.max_num_batched_tokens = flags.max_num_batched_tokens;
   engine.prefix_cache = flags.prefix_cache;
+  engine.async_scheduling = flags.async_scheduling;
   engine.stages =
       LayOutStages(setup.model.config.sharing, setup.model.stage_plan, setup.model.memory);
 

@@ -46,6 +46,7 @@ struct EngineFlags {
   bool prefill_skip = true;
   bool prefix_cache = true;
   bool graphs = true;
+  bool async_scheduling = true;
   std::string comm = "auto";
   int64_t nccl_timeout = 60;
   std::optional<int64_t> threads;

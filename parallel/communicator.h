@@ -28,6 +28,8 @@ class Communicator {
 
   // x = sum of every rank's x, in place. float32, contiguous. All ranks get the same bits.
   virtual void AllReduceSum(const Stream& stream, const Tensor& x) = 0;
+  // x = root's x. Contiguous.
+  virtual void Broadcast(const Stream& stream, const Tensor& x, int root) = 0;
   // At `root`, out[r] = rank r's `in`; out is not looked at elsewhere. in: contiguous;
   // out: [size, ...in's dims], same dtype.
   virtual void Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) = 0;

@@ -39,6 +39,11 @@ class MpiCommunicator : public Communicator {
                             MPI_SUM, comm_));
   }
 
+  void Broadcast(const Stream&, const Tensor& x, int root) override {
+    CHECK(x.contiguous());
+    CHECK_MPI(MPI_Bcast(x.raw(), Count(x.num_bytes()), MPI_BYTE, root, comm_));
+  }
+
   void Gather(const Stream&, const Tensor& in, const Tensor& out, int root) override {
     CHECK(in.contiguous());
     const int count = Count(in.num_bytes());

@@ -76,6 +76,7 @@ class NcclCommunicator : public Communicator {
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
   void AllReduceSum(const Stream& stream, const Tensor& x) override;
+  void Broadcast(const Stream& stream, const Tensor& x, int root) override;
   void Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) override;
   void Send(const Stream& stream, const Tensor& x, int destination) override;
   void Recv(const Stream& stream, const Tensor& x, int source) override;
@@ -264,6 +265,16 @@ void NcclCommunicator::AllReduceSum(const Stream& stream, const Tensor& x) {
     float* values = x.data<float>();
     return ncclAllReduce(values, values, static_cast<size_t>(x.num_elements()), ncclFloat32,
                          ncclSum, comm, stream.cuda().stream());
+  });
+}
+
+void NcclCommunicator::Broadcast(const Stream& stream, const Tensor& x, int root) {
+  if (!OnGpu(x)) return host_->Broadcast(stream, x, root);
+  CHECK(x.contiguous());
+  if (x.num_bytes() == 0) return;
+  Enqueue("broadcast from", root, [&](ncclComm_t comm) {
+    return ncclBroadcast(x.raw(), x.raw(), static_cast<size_t>(x.num_bytes()), ncclUint8, root,
+                         comm, stream.cuda().stream());
   });
 }
 

@@ -30,11 +30,11 @@ std::string NcclVersion();
 // UNIMPLEMENTED in a build without NCCL. Tensors of the host go to `host`, over which the group's
 // id has travelled, too.
 //
-// All-reduce and gather run on the caller's stream and can be recorded in graphs. Messages run on
-// streams of their own and go down a chain: where ranks send each other messages in a circle, all
-// wait for ever. Send copies the tensor and Recv copies it back, so that neither stream waits for
-// the other while it need not; two messages may be under way, and memory for them is taken when one
-// is larger than any before.
+// All-reduce, broadcast and gather run on the caller's stream and can be recorded in graphs.
+// Messages run on streams of their own and go down a chain: where ranks send each other messages in
+// a circle, all wait for ever. Send copies the tensor and Recv copies it back, so that neither
+// stream waits for the other while it need not; two messages may be under way, and memory for them
+// is taken when one is larger than any before.
 //
 // Several communicators of a GPU at once (NCCL user guide, "Using multiple NCCL communicators
 // concurrently"): a call's kernel waits on the GPU for its peers', so all that may wait at once

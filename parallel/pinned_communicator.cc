@@ -49,6 +49,16 @@ class PinnedCommunicator : public Communicator {
     });
   }
 
+  void Broadcast(const Stream& stream, const Tensor& x, int root) override {
+    if (!OnGpu(x)) return host_->Broadcast(stream, x, root);
+    if (size() == 1) return;
+    stream.OnHost([this, &stream, x, root] {
+      const Tensor copy = Fetch(stream, x);
+      host_->Broadcast(stream, copy, root);
+      if (rank() != root) Copy(stream, copy, x);
+    });
+  }
+
   void Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) override {
     if (!OnGpu(in)) return host_->Gather(stream, in, out, root);
     if (size() == 1) return Copy(stream, in, out);

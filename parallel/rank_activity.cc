@@ -34,6 +34,8 @@ const char* Name(Operation operation) {
       return "nothing";
     case Operation::kAllReduce:
       return "all-reduce";
+    case Operation::kBroadcast:
+      return "broadcast";
     case Operation::kGather:
       return "gather";
     case Operation::kSend:

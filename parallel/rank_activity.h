@@ -11,7 +11,7 @@
 namespace polystrate {
 
 enum class GroupName : uint8_t { kTp, kPp, kControl, kTokens };
-enum class Operation : uint8_t { kNone, kAllReduce, kGather, kSend, kReceive };
+enum class Operation : uint8_t { kNone, kAllReduce, kBroadcast, kGather, kSend, kReceive };
 
 // Trivially copyable: it travels between ranks of one binary as it is.
 struct RankReport {

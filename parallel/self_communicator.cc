@@ -12,6 +12,7 @@ class SelfCommunicator : public Communicator {
   int size() const override { return 1; }
 
   void AllReduceSum(const Stream&, const Tensor&) override {}
+  void Broadcast(const Stream&, const Tensor&, int root) override { CHECK_EQ(root, 0); }
 
   void Gather(const Stream&, const Tensor& in, const Tensor& out, int root) override {
     CHECK_EQ(root, 0);

@@ -93,6 +93,14 @@ class ThreadCommunicator : public Communicator {
     std::copy(sum_.begin(), sum_.end(), x.data<float>());
   }
 
+  void Broadcast(const Stream&, const Tensor& x, int root) override {
+    CHECK(x.contiguous());
+    group_->Exchange(rank_, x, [this, &x, root](const std::vector<Tensor>& inputs) {
+      CHECK_EQ(inputs[root].num_bytes(), x.num_bytes());
+      if (rank_ != root) std::memcpy(x.raw(), inputs[root].raw(), x.num_bytes());
+    });
+  }
+
   void Gather(const Stream&, const Tensor& in, const Tensor& out, int root) override {
     CHECK(in.contiguous());
     group_->Exchange(rank_, in, [this, &out, root](const std::vector<Tensor>& inputs) {

@@ -18,6 +18,11 @@ class WatchedCommunicator : public Communicator {
     group_->AllReduceSum(stream, x);
     End();
   }
+  void Broadcast(const Stream& stream, const Tensor& x, int root) override {
+    Begin(Operation::kBroadcast);
+    group_->Broadcast(stream, x, root);
+    End();
+  }
   void Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) override {
     Begin(Operation::kGather);
     group_->Gather(stream, in, out, root);

@@ -7,7 +7,7 @@
 namespace polystrate::cpu {
 
 void EmbeddingLookup(CpuContext& context, const Tensor& ids, const Tensor& table,
-                     int32_t vocab_begin, const Tensor& out);
+                     int32_t vocab_begin, const Tensor& out, const Tensor& drawn);
 void LayerNorm(CpuContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
                float epsilon, const Tensor& out, const Tensor& add);
 void RmsNorm(CpuContext& context, const Tensor& x, const Tensor& weight, float epsilon,
@@ -29,7 +29,7 @@ void PagedAttention(CpuContext& context, const Tensor& query, const KvSlot& slot
 void ConcatColumns(CpuContext& context, const Tensor& parts, const Tensor& out);
 void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
-            const SampleLists& lists);
+            const SampleLists& lists, const Tensor& drawn);
 void Score(CpuContext& context, const Tensor& logits, int64_t vocab_size,
            absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results);
 

@@ -28,14 +28,16 @@ void AddRow(const CpuContext& context, const Tensor& y, int64_t t, const Tensor&
 }  // namespace
 
 void EmbeddingLookup(CpuContext& context, const Tensor& ids, const Tensor& table,
-                     int32_t vocab_begin, const Tensor& out) {
+                     int32_t vocab_begin, const Tensor& out, const Tensor& drawn) {
   const int64_t hidden_size = table.dim(1);
   const auto to_float = context.kernels(table.dtype()).to_float;
   for (int64_t t = 0; t < ids.dim(0); ++t) {
     float* row = reinterpret_cast<float*>(Row(out, t));
-    const int64_t id = int64_t{ids.data<int32_t>()[t]} - vocab_begin;
-    if (id >= 0 && id < table.dim(0)) {
-      to_float(Row(table, id), hidden_size, row);
+    int32_t id = ids.data<int32_t>()[t];
+    if (id < 0 && !drawn.empty()) id = std::max(drawn.data<int32_t>()[FedToken(id)], 0);
+    const int64_t held = int64_t{id} - vocab_begin;
+    if (held >= 0 && held < table.dim(0)) {
+      to_float(Row(table, held), hidden_size, row);
     } else {
       std::fill_n(row, hidden_size, 0.0f);
     }

@@ -211,10 +211,11 @@ void SampleOne(const CpuContext& context, const float* logits, int64_t vocab_siz
 
 void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
-            const SampleLists& lists) {
+            const SampleLists& lists, const Tensor& drawn) {
   ParallelFor(context, logits.dim(0), logits.dim(0) * vocab_size, [&](int64_t i, int thread) {
     SampleOne(context, logits.data<float>() + i * logits.row_stride(), vocab_size, rows[i], lists,
               &context.thread_arena(thread), &results[i]);
+    if (!drawn.empty()) drawn.data<int32_t>()[i] = results[i].token_id;
   });
 }
 

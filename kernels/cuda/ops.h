@@ -8,7 +8,7 @@
 namespace polystrate::cuda {
 
 void EmbeddingLookup(CudaContext& context, const Tensor& ids, const Tensor& table,
-                     int32_t vocab_begin, const Tensor& out);
+                     int32_t vocab_begin, const Tensor& out, const Tensor& drawn);
 void LayerNorm(CudaContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
                float epsilon, const Tensor& out, const Tensor& add);
 void RmsNorm(CudaContext& context, const Tensor& x, const Tensor& weight, float epsilon,
@@ -35,7 +35,7 @@ void PagedAttention(CudaContext& context, const Tensor& query, const KvSlot& slo
 void ConcatColumns(CudaContext& context, const Tensor& parts, const Tensor& out);
 void Sample(CudaContext& context, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
-            const SampleLists& lists);
+            const SampleLists& lists, const Tensor& drawn);
 void Score(CudaContext& context, const Tensor& logits, int64_t vocab_size,
            absl::Span<const ScoreRow> rows, absl::Span<ScoreResult> results);
 

@@ -28,6 +28,7 @@ __device__ __forceinline__ int64_t FirstColumn() {
 template <typename T>
 struct LookupParams {
   const int32_t* ids;
+  const int32_t* drawn;  // may be null
   const T* table;
   int64_t table_stride;
   int64_t table_rows;
@@ -39,14 +40,16 @@ struct LookupParams {
 
 // Grid: (tokens, chunks of a row). Block: kThreads. Shared memory: none. Moves a row of the table
 // and one of out for each token: bound by memory, and for few tokens by the way there twice, first
-// for the id.
+// for the id, or thrice, if that is a fed token.
 template <typename T, int kPack>
 __global__ void __launch_bounds__(kThreads) LookupKernel(const LookupParams<T> p) {
   LetNextKernelStart();
   WaitForKernelBefore();
   const int64_t column = FirstColumn<kPack>();
   if (column >= p.columns) return;
-  const int64_t row = p.ids[blockIdx.x] - p.vocab_begin;
+  int32_t id = p.ids[blockIdx.x];
+  if (id < 0 && p.drawn != nullptr) id = max(p.drawn[FedToken(id)], 0);
+  const int64_t row = id - p.vocab_begin;
   float values[kPack] = {};
   if (row >= 0 && row < p.table_rows) LoadPack(p.table + row * p.table_stride + column, values);
   StorePack(values, p.out + blockIdx.x * p.out_stride + column);
@@ -132,12 +135,13 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void EmbeddingLookup(CudaContext& context, const Tensor& ids, const Tensor& table,
-                     int32_t vocab_begin, const Tensor& out) {
+                     int32_t vocab_begin, const Tensor& out, const Tensor& drawn) {
   const int64_t columns = table.dim(1);
   const bool aligned = PacksAligned(table, columns, kFloats) && PacksAligned(out, columns, kFloats);
   DispatchType(table.dtype(), [&]<typename T>(T*) {
     LookupParams<T> p = {};
     p.ids = ids.data<int32_t>();
+    p.drawn = drawn.empty() ? nullptr : drawn.data<int32_t>();
     p.table = static_cast<const T*>(table.raw());
     p.table_stride = table.row_stride();
     p.table_rows = table.dim(0);

@@ -100,6 +100,7 @@ struct SampleBatch {
                     // which has none, not so many rows
   int64_t adjusted_stride;
   SampleResult* results;
+  int32_t* drawn;  // [rows], may be null
 };
 
 // Grid: (chunks of the row, rows); block: kChunkThreads; 16 KiB shared for rows with lists. Reads
@@ -133,9 +134,16 @@ __global__ __launch_bounds__(kChunkThreads) void SummarizeForSample(const Sample
 
 constexpr int kMaxDrawThreads = 768;  // 80 registers each
 
-__device__ void SampleNothing(float logprob, SampleResult* result) {
-  TellNothing(logprob, result);
-  if (threadIdx.x == 0) result->token_id = -1;
+// The results lie in the host's memory; what the next step reads lies here.
+__device__ void TellToken(const SampleBatch& batch, int64_t r, int32_t token_id) {
+  if (threadIdx.x != 0) return;
+  batch.results[r].token_id = token_id;
+  if (batch.drawn != nullptr) batch.drawn[r] = token_id;
+}
+
+__device__ void SampleNothing(const SampleBatch& batch, int64_t r, float logprob) {
+  TellNothing(logprob, batch.results + r);
+  TellToken(batch, r, -1);
 }
 
 // Grid: rows; block: DrawThreads; 40 KiB shared. A greedy row reads its chunks' summaries alone. A
@@ -150,14 +158,13 @@ __global__ __launch_bounds__(kMaxDrawThreads) void ChooseTokens(const SampleBatc
   WaitForKernelBefore();
   const int64_t r = blockIdx.x;
   const SampleRow& options = batch.rows[r];
-  SampleResult* result = batch.results + r;
   const RowLogits row = {batch.logits + r * batch.row_stride, batch.vocab_size,
                          batch.summaries + r * batch.num_chunks, batch.num_chunks};
   const RowSummary summary = SummarizeRow(row.chunks, row.num_chunks);
   __syncthreads();  // before candidates change the summaries
-  if (!summary.HasDistribution()) return SampleNothing(NAN, result);
+  if (!summary.HasDistribution()) return SampleNothing(batch, r, NAN);
   const float max = LogitOf(summary.drawn_best);
-  if (!isfinite(max)) return SampleNothing(0.0f, result);  // all that is left is banned
+  if (!isfinite(max)) return SampleNothing(batch, r, 0.0f);  // all that is left is banned
   int32_t token_id = IdOf(summary.drawn_best);
   if (!options.IsGreedy()) {
     const float* logits =
@@ -173,8 +180,8 @@ __global__ __launch_bounds__(kMaxDrawThreads) void ChooseTokens(const SampleBatc
     const Place place = PlaceOf(logit, token_id);
     rank = place == summary.best ? 1 : 1 + CountBefore(row, place, &score_shared);
   }
-  Tell(row, summary, logit, rank, options.num_candidates, &score_shared, result);
-  if (threadIdx.x == 0) result->token_id = token_id;
+  Tell(row, summary, logit, rank, options.num_candidates, &score_shared, batch.results + r);
+  TellToken(batch, r, token_id);
 }
 
 // Some sixteen tokens a thread and whole warps. Where no row is read again, as few as can be, so
@@ -224,7 +231,8 @@ const T* UploadList(CudaContext& context, absl::Span<const T> list, const ListRa
 // Scratch: adjusted logits, whether there are lists or not, so that a run without any takes what
 // later ones need; long lists; summaries.
 void SampleRows(CudaContext& context, const Tensor& logits, int64_t vocab_size,
-                absl::Span<const SampleRow> rows, SampleResult* results, const SampleLists& lists) {
+                absl::Span<const SampleRow> rows, SampleResult* results, const SampleLists& lists,
+                int32_t* drawn) {
   const int64_t num_rows = logits.dim(0), num_chunks = NumChunks(vocab_size);
   ListRange history, biases;
   for (const SampleRow& row : rows) {
@@ -255,6 +263,7 @@ void SampleRows(CudaContext& context, const Tensor& logits, int64_t vocab_size,
   batch.lists.biases_begin = biases.begin;
   batch.rows = context.Upload(rows);
   batch.results = results;
+  batch.drawn = drawn;
   const auto grid_rows = static_cast<unsigned>(num_rows);
   Launch(context, SummarizeForSample, dim3(static_cast<unsigned>(num_chunks), grid_rows),
          kChunkThreads, 0, batch);
@@ -283,11 +292,12 @@ int64_t RowsOfTurn(absl::Span<const SampleRow> rows) {
 // top_k without min_p exponentiates every token in the second kernel: twice the time of top_p.
 void Sample(CudaContext& context, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,
-            const SampleLists& lists) {
+            const SampleLists& lists, const Tensor& drawn) {
   for (int64_t begin = 0; begin < logits.dim(0);) {
     const int64_t num_rows = RowsOfTurn(rows.subspan(begin));
     SampleRows(context, logits.Rows(begin, num_rows), vocab_size, rows.subspan(begin, num_rows),
-               results.data() + begin, lists);
+               results.data() + begin, lists,
+               drawn.empty() ? nullptr : drawn.data<int32_t>() + begin);
     begin += num_rows;
   }
 }

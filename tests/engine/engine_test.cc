@@ -158,16 +158,40 @@ TEST(Engine, NanLogitsEndOneRequestAndNoOther) {
     requests.push_back(Request(prompt, 6));
     requests.back().prompt_logprobs = i % 2 == 0;
   }
-  const LocalRun run = RunLocalEngine(dir.path(), options, requests);
-  for (size_t i = 0; i < requests.size(); ++i) {
-    if (i % 3 == 0) {
-      EXPECT_TRUE(Fails(run.outputs[i].status, absl::StatusCode::kInternal, "not finite")) << i;
-      continue;
+  for (const bool ahead : {false, true}) {
+    options.async_anywhere = ahead;
+    const LocalRun run = RunLocalEngine(dir.path(), options, requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      if (i % 3 == 0) {
+        EXPECT_TRUE(Fails(run.outputs[i].status, absl::StatusCode::kInternal, "not finite")) << i;
+        continue;
+      }
+      const LocalOutput alone = RunLocalEngine(dir.path(), {}, {requests[i]}).outputs[0];
+      EXPECT_TRUE(run.outputs[i].status.ok()) << i;
+      EXPECT_EQ(run.outputs[i].token_ids, alone.token_ids) << i;
     }
-    const LocalOutput alone = RunLocalEngine(dir.path(), {}, {requests[i]}).outputs[0];
-    EXPECT_TRUE(run.outputs[i].status.ok()) << i;
-    EXPECT_EQ(run.outputs[i].token_ids, alone.token_ids) << i;
   }
+}
+
+// That a token stops its output is not known when the next step is planned; that it is the last one
+// asked for, is.
+TEST(Engine, LooksAheadByOneStepAndNotBeyondTheLargestLength) {
+  TempDir dir;
+  WriteTinyModel(dir.path(), TinyModelSpec());
+  LocalEngineOptions ahead;
+  ahead.async_anywhere = true;
+  const LocalRun free = RunLocalEngine(dir.path(), ahead, {Request({5, 6, 7}, 20)});
+  EXPECT_EQ(free.outputs[0].token_ids.size(), 20u);
+  EXPECT_EQ(free.stats.steps, 20);
+
+  GenerationRequest stopped = Request({5, 6, 7}, 20);
+  stopped.stop_token_ids = {free.outputs[0].token_ids[4]};
+  const LocalRun one_by_one = RunLocalEngine(dir.path(), {}, {stopped});
+  const LocalRun in_vain = RunLocalEngine(dir.path(), ahead, {stopped});
+  EXPECT_EQ(in_vain.outputs[0].token_ids, one_by_one.outputs[0].token_ids);
+  EXPECT_EQ(in_vain.outputs[0].usage->completion_tokens,
+            one_by_one.outputs[0].usage->completion_tokens);
+  EXPECT_EQ(in_vain.stats.steps, one_by_one.stats.steps + 1);
 }
 
 TEST(Engine, StopsAtAStopTokenAndAtEndOfSequence) {

@@ -38,6 +38,9 @@ class Witness : public Communicator {
     if (!rows_.empty() && x.dim(0) < rows_.front()) Poison(x.dim(0));
     rows_.push_back(x.dim(0));
   }
+  void Broadcast(const Stream& stream, const Tensor& x, int root) override {
+    self_->Broadcast(stream, x, root);
+  }
   void Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) override {
     self_->Gather(stream, in, out, root);
   }

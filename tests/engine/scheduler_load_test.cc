@@ -18,6 +18,7 @@ struct Load {
   SchedulerOptions options;
   int num_sequences = 0;
   double cancel_rate = 0;
+  bool lookahead = false;
 };
 
 // A prompt that often begins as another does.
@@ -45,18 +46,23 @@ std::unique_ptr<Sequence> RandomSequence(uint64_t id, int64_t prompt, std::mt199
 class RandomLoad {
  public:
   RandomLoad(const Load& load, uint64_t seed)
-      : load_(load), random_(seed), scheduler_(load.options), stage_(load.options) {}
+      : load_(load), random_(seed), scheduler_(load.options), stage_(load.options) {
+    if (load.lookahead) scheduler_.SetLookahead();
+  }
 
-  // Random arrivals, lengths and cancellations, up to pp_size plans in flight, results one by one.
+  // Random arrivals, lengths and cancellations, up to pp_size plans in flight, or one more, results
+  // one by one.
   void Run() {
     for (int step = 0; finished_ < load_.num_sequences; ++step) {
       ASSERT_LT(step, 100000) << "no progress: " << target_.size() << " live";
       Arrive();
       Cancel();
-      while (in_flight_.size() < static_cast<size_t>(load_.options.pp_size)) {
+      while (in_flight_.size() < load_.options.pp_size + (load_.lookahead ? 1u : 0u)) {
         const auto plan = scheduler_.Schedule();
         scheduler_.CheckInvariants();
         if (!plan.has_value()) break;
+        num_fed_ += std::count_if(plan->token_ids.begin(), plan->token_ids.end(),
+                                  [](int32_t id) { return id < 0; });
         in_flight_.push_back(stage_.Run(*plan));
         if (::testing::Test::HasFatalFailure()) return;
       }
@@ -69,6 +75,7 @@ class RandomLoad {
     EXPECT_EQ(scheduler_.blocks().num_used(), 0);
   }
   const Scheduler& scheduler() const { return scheduler_; }
+  int64_t num_fed() const { return num_fed_; }
 
  private:
   void Arrive() {
@@ -78,7 +85,11 @@ class RandomLoad {
     const int64_t length = std::min<int64_t>(prompt + 1 + random_() % 30, capacity + 1);
     ASSERT_TRUE(scheduler_.Fits(length - 1));
     target_[next_id_] = length;
-    scheduler_.Add(RandomSequence(next_id_, prompt, &random_));
+    auto sequence = RandomSequence(next_id_, prompt, &random_);
+    // Often it ends before it must, which nobody knows until it does.
+    sequence->max_len = std::min<int64_t>(length + random_() % 3, capacity + 1);
+    if (random_() % 8 == 0) sequence->sampling.presence_penalty = 1.0f;
+    scheduler_.Add(std::move(sequence));
     ++next_id_;
   }
   void Cancel() {
@@ -107,14 +118,20 @@ class RandomLoad {
   std::deque<StepResult> in_flight_;
   uint64_t next_id_ = 1;
   int finished_ = 0;
+  int64_t num_fed_ = 0;
 };
 
-class SchedulerLoad : public ::testing::TestWithParam<int> {};
+struct InFlight {
+  int pp_size = 1;
+  bool lookahead = false;
+};
+
+class SchedulerLoad : public ::testing::TestWithParam<InFlight> {};
 
 TEST_P(SchedulerLoad, EverySequenceReadsItsOwnTokensAndEnds) {
-  const int pp_size = GetParam();
+  const int pp_size = GetParam().pp_size;
   std::mt19937_64 random(pp_size);
-  int64_t num_hits = 0, num_preemptions = 0, num_evictions = 0;
+  int64_t num_hits = 0, num_preemptions = 0, num_evictions = 0, num_fed = 0;
   const uint64_t rounds = Length(60, 5000);
   for (uint64_t seed = 0; seed < rounds; ++seed) {
     Load load;
@@ -125,6 +142,7 @@ TEST_P(SchedulerLoad, EverySequenceReadsItsOwnTokensAndEnds) {
     load.options.pp_size = pp_size;
     load.num_sequences = 25;
     load.cancel_rate = seed % 2 == 0 ? 0.0 : 0.03;
+    load.lookahead = GetParam().lookahead;
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     RandomLoad run(load, seed);
     run.Run();
@@ -132,14 +150,25 @@ TEST_P(SchedulerLoad, EverySequenceReadsItsOwnTokensAndEnds) {
     num_hits += run.scheduler().num_prefix_hits();
     num_preemptions += run.scheduler().num_preemptions();
     num_evictions += run.scheduler().blocks().num_evictions();
+    num_fed += run.num_fed();
   }
   EXPECT_GT(num_hits, 1000);  // or not much was tested
   EXPECT_GT(num_preemptions, 100);
   EXPECT_GT(num_evictions, 1000);
+  if (GetParam().lookahead) {
+    EXPECT_GT(num_fed, 1000);
+  } else {
+    EXPECT_EQ(num_fed, 0);
+  }
 }
 
-INSTANTIATE_TEST_SUITE_P(Stages, SchedulerLoad, ::testing::Values(1, 2, 3, 4),
-                         [](const auto& test) { return "pp" + std::to_string(test.param); });
+INSTANTIATE_TEST_SUITE_P(Stages, SchedulerLoad,
+                         ::testing::Values(InFlight{1}, InFlight{2}, InFlight{3}, InFlight{4},
+                                           InFlight{1, true}),
+                         [](const auto& test) {
+                           return "pp" + std::to_string(test.param.pp_size) +
+                                  (test.param.lookahead ? "_lookahead" : "");
+                         });
 
 }  // namespace
 }  // namespace polystrate

@@ -50,6 +50,30 @@ TEST_P(PointwiseTest, EmbeddingLookupIsZeroOutsideTheShard) {
   }
 }
 
+// Tokens that are known to the device alone, among others; of one of them nothing could be drawn.
+TEST_P(PointwiseTest, EmbeddingLookupFindsFedTokens) {
+  Random random(3);
+  constexpr int64_t kRows = 11;
+  const HostInts drawn({4, -1, 2, 1000000, 10});
+  const HostInts ids({3, FedToken(2), FedToken(0), 7, FedToken(1), FedToken(3), FedToken(4)});
+  for (const auto& [begin, expected] :
+       {std::pair(0, std::vector<int64_t>{3, 2, 4, 7, 0, -1, 10}),
+        std::pair(3, std::vector<int64_t>{0, -1, 1, 4, -1, -1, 7})}) {
+    for (int64_t hidden : {1, 33, 768}) {
+      const HostTensor table = HostTensor(dtype(), {kRows, hidden}).FillNormal(random);
+      HostTensor out(DType::kFloat32, {7, hidden});
+      EmbeddingLookup(stream(), ids.tensor(), table.tensor(), begin, out.tensor(), drawn.tensor());
+      stream().Synchronize();
+      for (int64_t t = 0; t < 7; ++t) {
+        for (int64_t i = 0; i < hidden; ++i) {
+          ASSERT_EQ(out.Get(t, i), expected[t] < 0 ? 0.0 : table.Get(expected[t], i)) << t;
+        }
+      }
+      EXPECT_TRUE(out.MarginIntact());
+    }
+  }
+}
+
 TEST_P(PointwiseTest, LayerNormMatchesReference) {
   Random random(2);
   for (const NormCase& c : NormCases()) {

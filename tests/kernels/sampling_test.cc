@@ -37,9 +37,13 @@ class SamplingTest : public KernelTest {
   static std::vector<SampleResult> SampleRows(const Stream& stream, const Tensor& logits,
                                               int64_t vocab_size,
                                               const std::vector<SampleRow>& rows) {
-    const HostArray<SampleResult> results(static_cast<int64_t>(rows.size()));
-    Sample(stream, logits, vocab_size, rows, results.span());
+    const auto size = static_cast<int64_t>(rows.size());
+    const HostArray<SampleResult> results(size);
+    const HostArray<int32_t> drawn(size, -7);
+    Sample(stream, logits, vocab_size, rows, results.span(), {},
+           Tensor(drawn.data(), DType::kInt32, Device{}, {size}));
     stream.Synchronize();
+    for (int64_t i = 0; i < size; ++i) EXPECT_EQ(drawn[i], results[i].token_id);
     return {results.data(), results.data() + results.size()};
   }
 

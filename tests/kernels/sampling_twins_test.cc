@@ -92,11 +92,15 @@ class SamplingTwinsTest : public KernelTest {
     const HostArray<SampleResult> expected(size, poison), actual(size, poison);
     const SampleLists lists = {batch.history, batch.biases};
     Sample(Stream::Cpu(1), logits.tensor(), vocab, batch.rows, expected.span(), lists);
-    Sample(stream(), logits.tensor(), vocab, batch.rows, actual.span(), lists);
+    const HostArray<int32_t> drawn(size + 1, -7);
+    Sample(stream(), logits.tensor(), vocab, batch.rows, actual.span(), lists,
+           Tensor(drawn.data(), DType::kInt32, Device{}, {size}));
     stream().Synchronize();
+    EXPECT_EQ(drawn[size], -7);
     for (size_t i = 0; i < batch.rows.size(); ++i) {
       SCOPED_TRACE(::testing::Message() << "vocab " << vocab << " row " << i);
       EXPECT_EQ(actual[i].token_id, expected[i].token_id);
+      EXPECT_EQ(drawn[i], expected[i].token_id);
       EXPECT_EQ(actual[i].rank, expected[i].rank);
       EXPECT_NEAR(actual[i].logprob, expected[i].logprob, kTolerance);
       for (int c = 0; c < kMaxCandidates; ++c) {

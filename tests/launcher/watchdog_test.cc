@@ -86,6 +86,7 @@ class FailedGroup final : public Communicator {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   void AllReduceSum(const Stream&, const Tensor&) override {}
+  void Broadcast(const Stream&, const Tensor&, int) override {}
   void Gather(const Stream&, const Tensor&, const Tensor&, int) override {}
   void Send(const Stream&, const Tensor&, int) override {}
   void Recv(const Stream&, const Tensor&, int) override {}

@@ -228,6 +228,25 @@ ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataTyp
   return Add(comm, {stream, begin, end});
 }
 
+ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream) {
+  const size_t num_bytes = count * SizeOf(type);
+  return Add(
+      comm,
+      {stream, [=](std::vector<Transfer>* transfers) {
+         auto& channels = comm->group->channels;
+         if (comm->rank != root) {
+           transfers->push_back(Transfer::Receive(&channels[root][comm->rank], to, num_bytes));
+           return;
+         }
+         std::memmove(to, from, num_bytes);
+         for (int peer = 0; peer < comm->size; ++peer) {
+           if (peer == root) continue;
+           transfers->push_back(Transfer::Send(&channels[root][peer], from, num_bytes));
+         }
+       }});
+}
+
 ncclResult_t ncclSend(const void* from, size_t count, ncclDataType_t type, int peer,
                       ncclComm_t comm, cudaStream_t stream) {
   return Add(comm, {stream, [=](std::vector<Transfer>* transfers) {

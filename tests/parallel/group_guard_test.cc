@@ -39,6 +39,7 @@ class SickGroup final : public Communicator {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   void AllReduceSum(const Stream&, const Tensor&) override {}
+  void Broadcast(const Stream&, const Tensor&, int) override {}
   void Gather(const Stream&, const Tensor&, const Tensor&, int) override {}
   void Send(const Stream&, const Tensor&, int) override {}
   void Recv(const Stream&, const Tensor&, int) override {}

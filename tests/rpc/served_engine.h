@@ -51,6 +51,9 @@ class HeldCommunicator final : public Communicator {
   void AllReduceSum(const Stream& stream, const Tensor& x) override {
     self_->AllReduceSum(stream, x);
   }
+  void Broadcast(const Stream& stream, const Tensor& x, int root) override {
+    self_->Broadcast(stream, x, root);
+  }
   void Gather(const Stream& stream, const Tensor& in, const Tensor& out, int root) override {
     self_->Gather(stream, in, out, root);
   }

@@ -86,6 +86,26 @@ std::string CheckAllReduces(const Stream& stream, Communicator& group) {
   return "";
 }
 
+// From every root, several in a row that the host does not wait for.
+std::string CheckBroadcast(const Stream& stream, Communicator& group) {
+  for (int64_t size : {1, 3, 100003}) {
+    std::vector<Numbers> calls;
+    calls.reserve(group.size());
+    for (int root = 0; root < group.size(); ++root) {
+      calls.emplace_back(stream, std::vector<float>(size, static_cast<float>(7 * group.rank())));
+      group.Broadcast(stream, calls.back().tensor(), root);
+    }
+    for (int root = 0; root < group.size(); ++root) {
+      for (float value : calls[root].Read()) {
+        if (value != static_cast<float>(7 * root)) {
+          return absl::StrCat("broadcast of ", size, " from ", root, ": a value is ", value);
+        }
+      }
+    }
+  }
+  return "";
+}
+
 std::string CheckGather(const Stream& stream, Communicator& group) {
   for (int root = 0; root < group.size(); ++root) {
     const Numbers in(stream, {static_cast<float>(group.rank()), static_cast<float>(root)});
@@ -140,6 +160,7 @@ std::string CheckMessages(const Stream& stream, Communicator& group) {
 std::string CheckCollectives(const Stream& stream, Communicator& group) {
   std::string fault = CheckAllReduce(stream, group);
   if (fault.empty()) fault = CheckAllReduces(stream, group);
+  if (fault.empty()) fault = CheckBroadcast(stream, group);
   if (fault.empty()) fault = CheckGather(stream, group);
   return fault;
 }

@@ -51,12 +51,14 @@ class FakeStage {
     StepResult result;
     result.step_id = plan.step_id;
     for (int64_t s = 0; s < plan.num_seqs(); ++s) Write(plan, s);
+    drawn_.clear();
     for (int64_t s = 0; s < plan.num_seqs(); ++s) CheckContext(plan, s);
     if (::testing::Test::HasFatalFailure()) return result;
     for (const SamplePoint& point : plan.samples) {
       const Kv kv = slots_.at(plan.slot_mapping[point.row]).kv;
       result.samples.push_back(
           {point.sequence_id, static_cast<int64_t>(point.params.position), SampleFrom(kv), 0.0f});
+      if (plan.feed) drawn_.push_back(SampleFrom(kv));
     }
     return result;
   }
@@ -75,7 +77,8 @@ class FakeStage {
   }
   void Write(const StepPlan& plan, int64_t s) {
     for (int32_t row = plan.cu_seqlens_q[s]; row < plan.cu_seqlens_q[s + 1]; ++row) {
-      const int32_t position = plan.positions[row], token = plan.token_ids[row];
+      const int32_t position = plan.positions[row], id = plan.token_ids[row];
+      const int32_t token = id < 0 ? drawn_.at(FedToken(id)) : id;
       const Kv before = position == 0 ? kStart : SlotOf(plan, s, position - 1).kv;
       slots_[plan.slot_mapping[row]] = {position, token, before, NextKv(before, token)};
     }
@@ -95,6 +98,7 @@ class FakeStage {
 
   const SchedulerOptions options_;
   std::map<int64_t, Slot> slots_;
+  std::vector<int32_t> drawn_;  // by the plan before
 };
 
 // Runs one step to its end; false when there is none.

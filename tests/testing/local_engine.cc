@@ -10,6 +10,7 @@
 #include "engine/worker.h"
 #include "kernels/core/copy.h"
 #include "parallel/control_channel.h"
+#include "parallel/gpu_groups.h"
 
 namespace polystrate {
 namespace {
@@ -84,6 +85,8 @@ ModelPlan MakePlan(const std::string& model_dir, const LocalEngineOptions& optio
   plan.engine.max_num_seqs = options.max_num_seqs;
   plan.engine.max_num_batched_tokens = options.max_num_batched_tokens;
   plan.engine.prefix_cache = options.prefix_cache;
+  plan.engine.async_scheduling = options.async_scheduling;
+  plan.engine.async_anywhere = options.async_anywhere;
   plan.engine.max_queued_requests = options.max_queued_requests;
   plan.engine.max_queued_tokens = options.max_queued_tokens;
   return plan;
@@ -107,11 +110,13 @@ struct LocalEngine::Plan {
   ModelPlan model;
   DeviceType device;
   int num_threads;
+  bool nccl;
 };
 
 LocalEngine::LocalEngine(const std::string& model_dir, const LocalEngineOptions& options)
     : model_dir_(model_dir),
-      plan_(new Plan{MakePlan(model_dir, options), options.device, options.num_threads}),
+      plan_(new Plan{MakePlan(model_dir, options), options.device, options.num_threads,
+                     options.nccl}),
       engine_(std::make_unique<Engine>(plan_->model.engine, /*tokenizer=*/nullptr)),
       timelines_(plan_->model.engine.parallel.world_size()) {}
 
@@ -136,6 +141,8 @@ void LocalEngine::PlayRank(int rank, ProcessGroups groups) {
   const ModelPlan& plan = plan_->model;
   const Topology topology(plan.engine.parallel, rank);
   Stream stream = MakeStream(plan_->device, plan_->num_threads);
+  ControlChannel control(topology, groups);
+  if (plan_->nccl) CheckOk(UseNccl(control, absl::Seconds(20), &groups));
   const Stage& stage = plan.stages.stages[topology.pp_rank()];
   StageWeights weights = ValueOrDie(LoadStageWeights(model_dir_, plan.config, topology, stage,
                                                      plan.stage.dtype, stream.device()));
@@ -145,7 +152,6 @@ void LocalEngine::PlayRank(int rank, ProcessGroups groups) {
   CheckOk(pipeline_stage->AgreeOnHandover());
   Poison(pipeline_stage->kv_cache().pool(), stream.device());
   pipeline_stage->timeline().Enable();
-  ControlChannel control(topology, groups);
   if (rank == 0) {
     engine_->Run(control, *pipeline_stage);
   } else {
@@ -167,6 +173,7 @@ LocalRun RunLocalEngine(const std::string& model_dir, const LocalEngineOptions& 
   local.Start();
   local.Stop();
   run.timelines = local.timelines();
+  run.stats = local.engine().stats();
   return run;
 }
 

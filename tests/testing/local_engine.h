@@ -35,6 +35,9 @@ struct LocalEngineOptions {
   int num_threads = 1;                   // of each rank
   DeviceType device = DeviceType::kCpu;  // kCuda: all ranks on GPU 0
   bool graphs = true;
+  bool async_scheduling = true;
+  bool async_anywhere = false;  // and not only where it helps
+  bool nccl = false;            // GPUs' tensors go over NCCL, which must be linked
 };
 
 struct LocalOutput {
@@ -78,6 +81,7 @@ class LocalEngine {
 struct LocalRun {
   std::vector<LocalOutput> outputs;               // in the order of the requests
   std::vector<std::vector<StageSpan>> timelines;  // by rank
+  EngineStats stats;
 };
 
 // Runs all requests at once to their end. CHECK-fails when the model cannot be loaded or a request
