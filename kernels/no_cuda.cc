@@ -25,6 +25,7 @@ absl::Status NoGpu() {
 CudaContext::~CudaContext() = default;
 absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int) { return NoGpu(); }
 void CudaContext::Synchronize() const { WithoutCuda(); }
+void CudaContext::set_warpgroups(bool) { WithoutCuda(); }
 const void* CudaContext::Upload(const void*, int64_t) { WithoutCuda(); }
 void CudaContext::UploadTo(void*, const void*, int64_t) { WithoutCuda(); }
 

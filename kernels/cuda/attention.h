@@ -50,6 +50,9 @@ void DecodeAttention(CudaContext& context, const AttentionParams& params);
 
 // Computes the sequences that have two queries or more; what the others' rows of `out` hold stays.
 void PrefillAttention(CudaContext& context, const AttentionParams& params);
+// The same for 16-bit types and heads of up to 128, where context.warpgroups(). False: not for
+// these parameters, and nothing was enqueued.
+bool WarpgroupPrefillAttention(CudaContext& context, const AttentionParams& params);
 // The same for every shape and type, without tensor cores.
 void PlainPrefillAttention(CudaContext& context, const AttentionParams& params);
 

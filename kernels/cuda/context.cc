@@ -64,6 +64,7 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Create(int device) {
         context->properties_.max_shared_bytes >> 10, " KiB of shared memory; polystrate needs ",
         kLeastSharedBytes >> 10, ", as A100, H100 and what follows them have"));
   }
+  context->set_warpgroups(true);
   CHECK_CUDA(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking));
   const Device place = {DeviceType::kCuda, device};
   const int64_t counter_bytes = kMaxCounters * int64_t{sizeof(uint32_t)};
@@ -80,6 +81,10 @@ CudaContext::~CudaContext() {
 }
 
 void CudaContext::Synchronize() const { CHECK_CUDA(cudaStreamSynchronize(stream_)); }
+
+void CudaContext::set_warpgroups(bool wanted) {
+  warpgroups_ = wanted && properties_.compute_major == 9 && properties_.compute_minor == 0;
+}
 
 const void* CudaContext::Upload(const void* data, int64_t num_bytes) {
   CHECK(!recording());

@@ -45,6 +45,11 @@ class CudaContext {
   cuda::LibraryGemm& cublaslt_gemm() { return *library_gemm_; }
   void Synchronize() const;
 
+  // Whether operators may run kernels of warpgroups (kernels/cuda/warpgroup.cuh): true at first
+  // where the GPU can, which is of compute capability 9.0, and never elsewhere.
+  bool warpgroups() const { return warpgroups_; }
+  void set_warpgroups(bool wanted);
+
   // A copy of host memory on the device, for operators that are enqueued until 32 MiB more have
   // been uploaded. Not while a graph is recorded: the copy would be repeated, its source long
   // overwritten.
@@ -78,6 +83,7 @@ class CudaContext {
   const int device_;
   CUstream_st* stream_ = nullptr;
   GpuProperties properties_;
+  bool warpgroups_ = false;
   GraphRecorder* recorder_ = nullptr;
   Buffer counters_;
   Buffer scratch_;

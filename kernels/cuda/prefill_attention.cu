@@ -13,32 +13,14 @@
 // about half of what a large matrix product does (on Ampere, 60 to 70%). More needs wgmma with TMA
 // and warps of different tasks; that form could not be run anywhere when this was written, and a
 // wrong result would have been worse than a slow one.
-#include <cstring>
-
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/prefill_tiles.cuh"
+#include "kernels/cuda/row_softmax.cuh"
 
 namespace polystrate::cuda {
 namespace prefill {
 namespace {
-
-template <typename T>
-__device__ __forceinline__ uint32_t Pack(float low, float high);
-template <>
-__device__ __forceinline__ uint32_t Pack<__nv_bfloat16>(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof(bits));
-  return bits;
-}
-template <>
-__device__ __forceinline__ uint32_t Pack<__half>(float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof(bits));
-  return bits;
-}
 
 // What a lane holds of its warp's rows. Of each 16-row tile it has parts of two rows, `half` 0 and
 // 1, that lie 8 apart.
@@ -103,9 +85,6 @@ __device__ __forceinline__ void MultiplyKeys(const T* query, const T* key,
   }
 }
 
-// Key `n * 8 + Member(i)` of the step is the one of scores[m][n][i].
-__device__ __forceinline__ int Member(int i) { return Lane() % 4 * 2 + i % 2; }
-
 // Hides the keys behind each row's own.
 template <int kHeadDim>
 __device__ __forceinline__ void MaskScores(const QueryTile& tile, int begin,
@@ -123,36 +102,7 @@ __device__ __forceinline__ void MaskScores(const QueryTile& tile, int begin,
   }
 }
 
-// Scores of one row become weights; returns what has been summed so far must be multiplied by.
-template <int kHeadDim>
-__device__ __forceinline__ float WeighRow(int m, int half, float scale_log2,
-                                          WarpRows<kHeadDim>& rows, Scores<kHeadDim>& scores) {
-  float max = -INFINITY;
-#pragma unroll
-  for (int n = 0; n < kKeys / 8; ++n) {
-    max = fmaxf(max, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
-  }
-  max = fmaxf(max, __shfl_xor_sync(kWholeWarp, max, 1));
-  max = fmaxf(max, __shfl_xor_sync(kWholeWarp, max, 2));
-  max = fmaxf(rows.max[m][half], max * scale_log2);
-  const float base = max == -INFINITY ? 0.0f : max;  // a row that has seen nothing: weights of 0
-  const float rescale = Exp2(rows.max[m][half] - base);
-  rows.max[m][half] = max;
-  float sum = 0.0f;
-#pragma unroll
-  for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-    for (int i = 2 * half; i < 2 * half + 2; ++i) {
-      scores[m][n][i] = Exp2(fmaf(scores[m][n][i], scale_log2, -base));
-      sum += scores[m][n][i];
-    }
-  }
-  rows.sum[m][half] = rows.sum[m][half] * rescale + sum;
-  return rescale;
-}
-
-// Turns the scores into weights and brings the output to the new maxima. The registers of a
-// product's result hold what those of a left side must, but for the rounding.
+// Turns the scores into weights and brings the output to the new maxima.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void UpdateSoftmax(float scale_log2, Scores<kHeadDim>& scores,
                                               WarpRows<kHeadDim>& rows,
@@ -162,16 +112,9 @@ __device__ __forceinline__ void UpdateSoftmax(float scale_log2, Scores<kHeadDim>
     float rescale[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      rescale[half] = WeighRow<kHeadDim>(m, half, scale_log2, rows, scores);
+      rescale[half] = WeighRow(half, scale_log2, rows.max[m][half], rows.sum[m][half], scores[m]);
     }
-#pragma unroll
-    for (int k = 0; k < kKeys / 16; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float(&pair)[4] = scores[m][2 * k + i / 2];
-        weights[m][k][i] = Pack<T>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
-      }
-    }
+    PackWeights<T>(scores[m], weights[m]);
     // Maxima seldom change once some hundred keys have been seen.
     if (!__any_sync(kWholeWarp, rescale[0] != 1.0f || rescale[1] != 1.0f)) continue;
 #pragma unroll
@@ -221,24 +164,6 @@ __device__ __forceinline__ void MarkHoles(const QueryTile& tile, const int* firs
   }
 }
 
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void WriteRow(const AttentionParams& params, T* to, int m, int half,
-                                         float factor, const WarpRows<kHeadDim>& rows) {
-#pragma unroll
-  for (int n = 0; n < kHeadDim / 8; ++n) {
-    const int column = n * 8 + Member(0);
-    if (n * 8 >= params.head_dim) break;
-    const float low = rows.out[m][n][2 * half] * factor;
-    const float high = rows.out[m][n][2 * half + 1] * factor;
-    if (params.out_aligned) {
-      *reinterpret_cast<uint32_t*>(to + column) = Pack<T>(low, high);
-    } else {
-      to[column] = FromFloat<T>(low);
-      to[column + 1] = FromFloat<T>(high);
-    }
-  }
-}
-
 // A sequence without keys has zeros.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void WriteRows(const AttentionParams& params, const QueryTile& tile,
@@ -254,7 +179,7 @@ __device__ __forceinline__ void WriteRows(const AttentionParams& params, const Q
       const int row = RowOf<kHeadDim>(m, half);
       if (row >= tile.num_rows) continue;
       T* to = static_cast<T*>(params.out) + tile.Offset(row, params.out_stride, params.head_dim);
-      WriteRow<T, kHeadDim>(params, to, m, half, tile.key_end > 0 ? 1.0f / sum : 0.0f, rows);
+      WriteRow<T>(params, to, half, tile.key_end > 0 ? 1.0f / sum : 0.0f, rows.out[m]);
     }
   }
 }
@@ -356,6 +281,7 @@ bool LaunchForHeadDim(const CudaContext& context, const AttentionParams& params)
 }  // namespace prefill
 
 void PrefillAttention(CudaContext& context, const AttentionParams& params) {
+  if (WarpgroupPrefillAttention(context, params)) return;
   bool launched = false;
   if (params.dtype == DType::kBFloat16)
     launched = prefill::LaunchForHeadDim<__nv_bfloat16>(context, params);

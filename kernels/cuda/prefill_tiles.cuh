@@ -5,7 +5,6 @@
 #include <bit>
 #include <climits>
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/query_tile.cuh"
@@ -148,12 +147,6 @@ __device__ __forceinline__ void RotateKeys(const AttentionParams& params, int be
       }
     }
   }
-}
-
-template <typename T>
-__device__ __forceinline__ bool IsFinite(uint32_t bits) {
-  constexpr uint32_t kExponent = std::is_same_v<T, __half> ? 0x7c00 : 0x7f80;
-  return (bits & kExponent) != kExponent;
 }
 
 // Whether a value that this thread copied is not finite.

@@ -1,6 +1,7 @@
 // What kernels need beyond plain CUDA C++: dynamic shared memory, and instructions that have no
-// name in it. Nothing else in cuda/ may use inline assembly or `extern __shared__`: the tests have
-// versions of these functions that run on the CPU.
+// name in it; warpgroup.cuh has those of compute capability 9.0 alone. Nothing else in cuda/ may
+// use inline assembly or `extern __shared__`: the tests have versions of these functions that run
+// on the CPU.
 //
 // A fragment is what one lane of a warp holds of a matrix; the layouts are those of the PTX manual,
 // "Matrix fragments for mma.m16n8k16": lane = 4 * group + member.
@@ -131,6 +132,9 @@ __device__ __forceinline__ void StoreGlobal(uint4* to, uint4 v) {
 __device__ __forceinline__ void StoreGlobal(uint2* to, uint2 v) {
   asm volatile("st.global.v2.u32 [%0], {%1, %2};" : : "l"(to), "r"(v.x), "r"(v.y) : "memory");
 }
+
+// To shared memory, where a product of warpgroups will read it (warpgroup.cuh).
+__device__ __forceinline__ void StoreShared(void* to, uint4 v) { *static_cast<uint4*>(to) = v; }
 
 __device__ __forceinline__ float Exp2(float x) {
   float y;

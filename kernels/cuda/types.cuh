@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/core/check.h"
@@ -29,6 +31,13 @@ __device__ __forceinline__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float x) {
 template <>
 __device__ __forceinline__ __half FromFloat<__half>(float x) {
   return __float2half_rn(x);
+}
+
+// Of the lower half of a word.
+template <typename T>
+__device__ __forceinline__ bool IsFinite(uint32_t bits) {
+  constexpr uint32_t kExponent = std::is_same_v<T, __half> ? 0x7c00 : 0x7f80;
+  return (bits & kExponent) != kExponent;
 }
 
 // Calls f with a null pointer to the storage type: DispatchType(dtype, [&]<typename T>(T*) { ...

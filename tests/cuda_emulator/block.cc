@@ -2,15 +2,18 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <memory>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
+#include "tests/cuda_emulator/async_proxy.h"
 #include "tests/cuda_emulator/fiber.h"
 #include "tests/cuda_emulator/shared_memory.h"
 #include "tests/cuda_emulator/symbols.h"
+#include "tests/cuda_emulator/warpgroup.h"
 
 constinit thread_local uint3 threadIdx = {}, blockIdx = {};
 constinit thread_local dim3 blockDim = {}, gridDim = {};
@@ -23,12 +26,29 @@ namespace {
 
 constexpr size_t kCopyBytes = 16;
 
-enum class State : uint8_t { kReady, kAtBarrier, kInWarp, kDone };
+enum class State : uint8_t { kReady, kAtBarrier, kInWarp, kAtPhase, kLast, kDone };
 
 struct AsyncCopy {
   void* to;
   const void* from;
 };
+
+// An mbarrier's 64 bits.
+struct Phases {
+  uint16_t mark;
+  uint16_t count;    // of threads that end a phase
+  uint16_t pending;  // of them have not arrived
+  uint16_t phase;
+
+  bool Ended(uint32_t parity) const { return phase % 2 != parity; }
+};
+constexpr uint16_t kPhasesMark = 0xba44;
+
+Phases ReadPhases(const uint64_t* barrier) {
+  const auto phases = std::bit_cast<Phases>(*barrier);
+  if (phases.mark != kPhasesMark) KernelFault("a barrier that nobody has initialised");
+  return phases;
+}
 
 struct Thread {
   Fiber fiber;
@@ -39,6 +59,8 @@ struct Thread {
   uint32_t mask = 0;       // of MeetWarp, as the next two
   void* data = nullptr;
   Combine combine = nullptr;
+  const uint64_t* barrier = nullptr;  // of AwaitPhase, as the next
+  uint32_t parity = 0;
   std::vector<AsyncCopy> copies;   // in the order of their groups
   std::vector<size_t> group_ends;  // of the groups that are committed
   bool waited = false;             // WaitForKernelBefore
@@ -66,9 +88,12 @@ class Block {
   void Run(const KernelLaunch& launch, uint3 index, bool backwards);
 
   Thread& current() { return *threads_[current_]; }
+  int current_number() const { return current_; }
   const KernelLaunch* launch() const { return launch_; }
   int MeetAll(bool predicate, const std::source_location& from);
   void MeetLanes(uint32_t mask, void* data, Combine combine, const std::source_location& from);
+  void AwaitPhase(const uint64_t* barrier, uint32_t parity, const std::source_location& from);
+  void LetOthersRun(const std::source_location& from);
 
  private:
   static void RunThread(void* block);
@@ -78,6 +103,7 @@ class Block {
   void SetCurrent(int thread);
   void Leave();
   void ReleaseBarrier();
+  bool WakeLast();
   bool TryMeet(int thread);
   [[noreturn]] void Stuck();
 
@@ -102,6 +128,7 @@ void Block::RunThread(void* block) {
   if (self->launch_->early && !thread.waited) {
     KernelFault("has not called WaitForKernelBefore, but was started with LaunchEarly");
   }
+  if (ProductsUnderWay()) KernelFault("returns before it has waited for its products");
   thread.state = State::kDone;
   self->warps_[self->current_ / kWarpSize].running &= ~(1u << thread.place.lane);
   ++self->num_done_;
@@ -119,6 +146,7 @@ void Block::Start(const KernelLaunch& launch, uint3 index) {
     threads_.push_back(std::make_unique<Thread>());
   }
   warps_.fill({});
+  ForgetProducts(num_threads_);
   for (int i = 0; i < num_threads_; ++i) {
     Thread& thread = *threads_[i];
     warps_[i / kWarpSize].running |= 1u << i % kWarpSize;
@@ -138,13 +166,15 @@ void Block::Run(const KernelLaunch& launch, uint3 index, bool backwards) {
   Start(launch, index);
   const int num_warps = (num_threads_ + kWarpSize - 1) / kWarpSize;
   while (num_done_ < num_threads_) {
+    bool ran = false;
     for (int w = 0; w < num_warps; ++w) {
-      while (RunWarp(backwards_ ? num_warps - 1 - w : w)) {
-      }
+      while (RunWarp(backwards_ ? num_warps - 1 - w : w)) ran = true;
     }
-    if (num_done_ == num_threads_) break;
-    if (num_at_barrier_ < num_threads_) Stuck();
-    ReleaseBarrier();
+    if (num_at_barrier_ == num_threads_) {
+      ReleaseBarrier();
+    } else if (!ran && num_done_ < num_threads_ && !WakeLast()) {
+      Stuck();
+    }
   }
   launch_ = nullptr;
 }
@@ -183,7 +213,11 @@ bool Block::RunWarp(int warp) {
   bool ran = false;
   for (int i = 0; i < end - begin; ++i) {
     const int thread = backwards_ ? end - 1 - i : begin + i;
-    if (threads_[thread]->state != State::kReady) continue;
+    Thread& next = *threads_[thread];
+    if (next.state == State::kAtPhase && ReadPhases(next.barrier).Ended(next.parity)) {
+      next.state = State::kReady;
+    }
+    if (next.state != State::kReady) continue;
     Resume(thread);
     ran = true;
   }
@@ -241,6 +275,33 @@ void Block::MeetLanes(uint32_t mask, void* data, Combine combine,
   if (!TryMeet(current_)) Leave();
 }
 
+void Block::AwaitPhase(const uint64_t* barrier, uint32_t parity, const std::source_location& from) {
+  if (ReadPhases(barrier).Ended(parity)) return;
+  Thread& self = current();
+  self.state = State::kAtPhase;
+  self.waits_at = from;
+  self.barrier = barrier;
+  self.parity = parity;
+  Leave();
+}
+
+void Block::LetOthersRun(const std::source_location& from) {
+  current().state = State::kLast;
+  current().waits_at = from;
+  Leave();
+}
+
+// Whether there were any.
+bool Block::WakeLast() {
+  bool any = false;
+  for (int i = 0; i < num_threads_; ++i) {
+    if (threads_[i]->state != State::kLast) continue;
+    threads_[i]->state = State::kReady;
+    any = true;
+  }
+  return any;
+}
+
 bool Block::TryMeet(int thread) {
   const Thread& self = *threads_[thread];
   Warp& warp = warps_[thread / kWarpSize];
@@ -270,7 +331,7 @@ bool Block::TryMeet(int thread) {
 
 void Block::Stuck() {
   std::string what = "cannot go on:";
-  for (const State state : {State::kDone, State::kAtBarrier, State::kInWarp}) {
+  for (const State state : {State::kDone, State::kAtBarrier, State::kInWarp, State::kAtPhase}) {
     for (int i = 0; i < num_threads_; ++i) {
       if (threads_[i]->state != state) continue;
       current_ = i;
@@ -340,11 +401,38 @@ void WaitCopies(int num_pending) {
     } else {
       std::memcpy(copy.to, copy.from, kCopyBytes);
     }
+    RecordWrite(copy.to);
   }
   thread.copies.erase(thread.copies.begin(), thread.copies.begin() + static_cast<ptrdiff_t>(end));
   thread.group_ends.erase(thread.group_ends.begin(), thread.group_ends.begin() + num_finished);
   for (size_t& group_end : thread.group_ends) group_end -= end;
 }
+
+void InitBarrier(uint64_t* barrier, int count) {
+  if (!InSharedMemory(barrier, sizeof(*barrier))) {
+    KernelFault("initialises a barrier that is not shared memory");
+  }
+  const auto threads = static_cast<uint16_t>(count);
+  *barrier = std::bit_cast<uint64_t>(Phases{kPhasesMark, threads, threads, 0});
+}
+
+void Arrive(uint64_t* barrier) {
+  TellOfWrites();
+  Phases phases = ReadPhases(barrier);
+  if (--phases.pending == 0) {
+    phases.pending = phases.count;
+    ++phases.phase;
+  }
+  *barrier = std::bit_cast<uint64_t>(phases);
+}
+
+void AwaitPhase(const uint64_t* barrier, uint32_t parity, const std::source_location& from) {
+  this_block.AwaitPhase(barrier, parity, from);
+}
+
+void LetOthersRun(const std::source_location& from) { this_block.LetOthersRun(from); }
+
+int ThreadNumber() { return this_block.current_number(); }
 
 void WaitForKernelBefore() { this_block.current().waited = true; }
 

@@ -57,6 +57,19 @@ void CopyAsync(void* to, const void* from);
 void CommitCopies();
 void WaitCopies(int num_pending);
 
+// mbarrier, of which `barrier` is the state: phases that end when `count` threads have arrived.
+// AwaitPhase: until the phase of this parity has ended. Ends the program where nobody has
+// initialised the barrier.
+void InitBarrier(uint64_t* barrier, int count);
+void Arrive(uint64_t* barrier);
+void AwaitPhase(const uint64_t* barrier, uint32_t parity, const std::source_location& from);
+
+// Until no other thread of the block can go on.
+void LetOthersRun(const std::source_location& from);
+
+// Of the thread that runs, in its block.
+int ThreadNumber();
+
 // griddepcontrol.wait: every thread of a kernel that may start early must have come here when it
 // returns; the program ends where one has not.
 void WaitForKernelBefore();

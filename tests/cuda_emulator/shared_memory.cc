@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/core/check.h"
+#include "tests/cuda_emulator/async_proxy.h"
 #include "tests/cuda_emulator/symbols.h"
 
 namespace polystrate::emulator {
@@ -25,6 +26,8 @@ class Mapping {
   }
   ~Mapping() { munmap(begin_ - kPage, kMappedBytes + 2 * kPage); }
 
+  // One page below, so that no address is zero.
+  unsigned char* base() const { return begin_ - kPage; }
   unsigned char* end() const { return begin_ + kMappedBytes; }
 
  private:
@@ -53,6 +56,7 @@ void PrepareSharedMemory(size_t dynamic_bytes) {
   dynamic.begin = dynamic.mapping.end() - rounded;
   dynamic.num_bytes = dynamic_bytes;
   std::memset(dynamic.begin, kPoison, rounded);
+  ForgetWrites();
   char* storage = ThreadStorage();
   for (const SharedVariable& v : SharedVariables()) {
     std::memset(storage + v.offset, kPoison, v.num_bytes);
@@ -75,6 +79,17 @@ bool InSharedMemory(const void* begin, size_t num_bytes) {
     if (Within(begin, num_bytes, storage + v.offset, v.num_bytes)) return true;
   }
   return false;
+}
+
+uint32_t SharedAddress(const void* pointer) {
+  const auto* p = static_cast<const unsigned char*>(pointer);
+  if (p < dynamic.begin || p >= dynamic.mapping.end()) return 0;
+  return static_cast<uint32_t>(p - dynamic.mapping.base());
+}
+
+unsigned char* AtSharedAddress(uint32_t address) {
+  unsigned char* p = dynamic.mapping.base() + address;
+  return InSharedMemory(p, 1) ? p : nullptr;
 }
 
 }  // namespace polystrate::emulator

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace polystrate::emulator {
 
@@ -19,5 +20,10 @@ unsigned char* DynamicSharedMemory();
 bool SharedMemoryIntact();
 // Whether the bytes are this block's shared memory.
 bool InSharedMemory(const void* begin, size_t num_bytes);
+
+// Dynamic shared memory as instructions name it: an address below 2^18, aligned as the pointer is
+// up to a page. Zero and null for what is not there.
+uint32_t SharedAddress(const void* pointer);
+unsigned char* AtSharedAddress(uint32_t address);
 
 }  // namespace polystrate::emulator

@@ -299,6 +299,13 @@ TEST_P(AttentionTest, ManyTilesOfRows) {
          .sequences = {{50, 70}}});
 }
 
+// Rings of stages in shared memory turn more than once.
+TEST_P(AttentionTest, ManyStepsOfKeys) {
+  for (int head_dim : {64, 128}) {
+    Check({.head_dim = head_dim, .num_heads = 2, .num_kv_heads = 1, .sequences = {{90, 900}}});
+  }
+}
+
 TEST_P(AttentionTest, ManyQueryHeadsReadOneKvHead) {
   for (int group : {8, 16, 17, 32, 33, 71, 90}) {
     for (int head_dim : {64, 96, 128, 256, 512}) {
@@ -389,8 +396,37 @@ TEST_P(AttentionTest, IndependentOfThreadsAndBatch) {
   for (int64_t i = 0; i < 4 * 32; ++i) EXPECT_EQ(last.Get(0, i), together[41 * 4 * 32 + i]);
 }
 
+// Alone, among others and at whatever place in a tile of rows.
+TEST_P(AttentionTest, PrefillIsIndependentOfTheCrowd) {
+  const AttentionShape shape = {
+      .head_dim = 64, .block_size = 8, .sequences = {{40, 300}, {7, 150}, {130, 260}}};
+  const Problem problem(shape, dtype(), 11);
+  const std::vector<double> together = problem.Run(stream(), dtype()).Values();
+  const auto& tables = problem.block_tables();
+  const size_t num_blocks = tables.size() / shape.sequences.size();
+  constexpr int64_t kWidth = int64_t{4} * 64;
+  int64_t first = 0;
+  for (size_t i = 0; i < shape.sequences.size(); ++i) {
+    const auto [num_queries, context_len] = shape.sequences[i];
+    const auto begin = tables.begin() + static_cast<int64_t>(i * num_blocks);
+    const std::vector<int32_t> table(begin, begin + static_cast<int64_t>(num_blocks));
+    for (const int64_t count : {num_queries, num_queries - 3}) {  // the last of its queries
+      const int64_t row = first + num_queries - count;
+      HostTensor alone(dtype(), {count, kWidth});
+      problem.RunBatch(stream(), problem.query().tensor().Rows(row, count),
+                       {0, static_cast<int32_t>(count)}, {static_cast<int32_t>(context_len)}, table,
+                       alone.tensor());
+      const std::vector<double> expected(together.begin() + row * kWidth,
+                                         together.begin() + (row + count) * kWidth);
+      EXPECT_EQ(alone.Values(), expected) << i << " " << count;
+    }
+    first += num_queries;
+  }
+}
+
 // Among many sequences one is cut into fewer parts than alone, which must not show in any bit.
 TEST_P(AttentionTest, DecodeIsIndependentOfTheCrowd) {
+  if (!GetParam().warpgroups) return;  // prefill's
   const auto check = [&](int head_dim, int group, const std::vector<int32_t>& contexts) {
     const AttentionShape shape = {.head_dim = head_dim,
                                   .num_heads = group,
@@ -466,8 +502,8 @@ TEST_P(AttentionTest, EmptyBatch) {
   Check({.sequences = {{0, 0}, {0, 3}}});
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, AttentionTest, ::testing::ValuesIn(AllKernelCases()),
-                         KernelCaseName);
+INSTANTIATE_TEST_SUITE_P(Kernels, AttentionTest,
+                         ::testing::ValuesIn(AllKernelCasesAndWithoutWarpgroups()), KernelCaseName);
 
 }  // namespace
 }  // namespace polystrate::testing

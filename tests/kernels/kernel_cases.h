@@ -11,6 +11,7 @@
 
 #include "kernels/cpu/context.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cuda/context.h"
 #include "kernels/ops.h"
 #include "tests/testing/reference.h"
 
@@ -22,6 +23,7 @@ struct KernelCase {
   Device device;
   cpu::Isa isa = cpu::Isa::kAvx2;  // this and the next: of a CPU
   int num_threads = 1;
+  bool warpgroups = true;  // of a GPU: CudaContext::set_warpgroups
 };
 
 inline std::vector<KernelCase> CpuKernelCases(const std::vector<DType>& dtypes,
@@ -54,6 +56,17 @@ inline std::vector<KernelCase> AllKernelCases() {
   return cases;
 }
 
+// Operators that have kernels of warpgroups run once more without them.
+inline std::vector<KernelCase> AllKernelCasesAndWithoutWarpgroups() {
+  std::vector<KernelCase> cases = AllKernelCases();
+  for (KernelCase c : GpuKernelCases()) {
+    if (c.dtype == DType::kFloat32) continue;
+    c.warpgroups = false;
+    cases.push_back(c);
+  }
+  return cases;
+}
+
 // Of operators on float32 alone.
 inline std::vector<KernelCase> Float32KernelCases(int num_threads) {
   std::vector<KernelCase> cases = CpuKernelCases({DType::kFloat32}, {num_threads});
@@ -63,7 +76,9 @@ inline std::vector<KernelCase> Float32KernelCases(int num_threads) {
 
 inline std::string CaseName(const KernelCase& c) {
   const std::string dtype = Name(c.dtype);
-  if (c.device.type == DeviceType::kCuda) return dtype + "_cuda";
+  if (c.device.type == DeviceType::kCuda) {
+    return dtype + (c.warpgroups ? "_cuda" : "_cuda_without_warpgroups");
+  }
   return dtype + (c.isa == cpu::Isa::kAvx2 ? "_avx2_" : "_avx512_") +
          std::to_string(c.num_threads) + "threads";
 }
@@ -88,7 +103,9 @@ class KernelTest : public ::testing::TestWithParam<KernelCase> {
   std::optional<Stream> MakeStream(int num_threads) const {
     if (on_gpu()) {
       if (NumCudaDevices() == 0) return std::nullopt;
-      return *Stream::Cuda(GetParam().device.index);
+      Stream stream = *Stream::Cuda(GetParam().device.index);
+      stream.cuda().set_warpgroups(GetParam().warpgroups);
+      return stream;
     }
     if (!cpu::Supports(GetParam().isa)) return std::nullopt;
     Stream stream = Stream::Cpu(num_threads);

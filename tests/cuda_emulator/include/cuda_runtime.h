@@ -3,7 +3,8 @@
 //
 // Finds: wrong arithmetic, indices and layouts; barriers that threads miss or meet apart, and masks
 // that do not fit; missing barriers, of warps and of lanes, and cp.async that nobody waited for
-// (poison, or the later value: block.h); memory that nobody wrote; accesses behind allocations and
+// (poison, or the later value: block.h); products of warpgroups whose registers or shared memory are
+// touched too early or not fenced, and wrong descriptors (warpgroup.h); memory that nobody wrote; accesses behind allocations and
 // shared memory, misaligned ones, and host code on device memory; results read, and sources
 // changed, before the stream was waited for (stream.h); launches, copies and captures that CUDA
 // refuses.

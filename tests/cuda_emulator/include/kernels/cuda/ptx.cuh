@@ -7,12 +7,15 @@
 
 #include <cstdint>
 
+#include "tests/cuda_emulator/async_proxy.h"
 #include "tests/cuda_emulator/matrix.h"
 #include "tests/cuda_emulator/shared_memory.h"
 
 namespace polystrate::cuda {
 
 inline unsigned char* DynamicShared() { return emulator::DynamicSharedMemory(); }
+
+inline uint32_t SharedAddress(const void* pointer) { return emulator::SharedAddress(pointer); }
 
 template <typename T>
 void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
@@ -50,6 +53,11 @@ inline void WaitForKernelBefore() { emulator::WaitForKernelBefore(); }
 
 inline void StoreGlobal(uint4* to, uint4 v) { *to = v; }
 inline void StoreGlobal(uint2* to, uint2 v) { *to = v; }
+
+inline void StoreShared(void* to, uint4 v) {
+  *static_cast<uint4*>(to) = v;
+  emulator::RecordWrite(to);
+}
 
 // Subnormal results are zero, as the instruction's are.
 inline float Exp2(float x) {
