@@ -9,6 +9,7 @@
 
 #include "kernels/core/copy.h"
 #include "kernels/core/status.h"
+#include "kernels/cuda/context.h"
 #include "kernels/ops.h"
 #include "launcher/cache_sweep.h"
 #include "launcher/device_integers.h"
@@ -76,6 +77,7 @@ Timing MeasureShape(const Stream& stream, const AttentionShape& shape,
                     const AttentionBenchOptions& options, const Memory& memory,
                     const std::function<void()>& sweep) {
   const Device device = stream.device();
+  if (device.type == DeviceType::kCuda) stream.cuda().set_warpgroups(shape.warpgroups);
   const int64_t n = shape.num_sequences, queries = shape.num_queries() / n;
   const int64_t blocks = BlocksPerSequence(shape, options.block_size);
   std::vector<int32_t> starts(n + 1);

@@ -19,6 +19,7 @@ struct AttentionShape {
   int num_heads = 1;
   int num_kv_heads = 1;
   int head_dim = 64;
+  bool warpgroups = false;  // of a GPU: CudaContext::set_warpgroups
 
   int64_t num_queries() const { return prefill ? num_sequences * context : num_sequences; }
   // What must be read or written once: keys, values, queries, results.

@@ -10,6 +10,7 @@
 #include "engine/json_writer.h"
 #include "engine/model_config.h"
 #include "kernels/core/status.h"
+#include "kernels/cuda/context.h"
 #include "launcher/attention_speed.h"
 #include "launcher/bench_command.h"
 #include "launcher/bench_machine.h"
@@ -40,7 +41,19 @@ struct Report {
   std::vector<Timing> timings;
 };
 
-absl::StatusOr<std::vector<AttentionShape>> Shapes(const Options& options) {
+// Whether the stream's GPU has two kernels for prefill.
+bool HasWarpgroups(const Stream& stream) {
+  if (stream.device().type != DeviceType::kCuda) return false;
+  stream.cuda().set_warpgroups(true);
+  return stream.cuda().warpgroups();
+}
+
+const char* PhaseName(const AttentionShape& shape) {
+  if (!shape.prefill) return "decode";
+  return shape.warpgroups ? "prefill, warpgroups" : "prefill";
+}
+
+absl::StatusOr<std::vector<AttentionShape>> Shapes(const Options& options, bool warpgroups) {
   RETURN_IF_ERROR(CheckBenchRange("batch", options.batch, 1, 65536));
   RETURN_IF_ERROR(CheckBenchRange("context", options.context, 1, 1 << 20));
   RETURN_IF_ERROR(CheckBenchRange("prompts", options.prompts, 1, 4096));
@@ -63,6 +76,9 @@ absl::StatusOr<std::vector<AttentionShape>> Shapes(const Options& options) {
       shapes.push_back({prefill, prefill ? options.prompts : options.batch,
                         prefill ? options.prompt_len : options.context,
                         static_cast<int>(options.heads), g, static_cast<int>(options.head_dim)});
+      if (!prefill || !warpgroups) continue;
+      shapes.push_back(shapes.back());
+      shapes.back().warpgroups = true;
     }
   }
   return shapes;
@@ -75,7 +91,7 @@ std::string TableText(const Report& report) {
       "On %s.\npredicted: what reading the bytes or doing the operations takes at the limit, "
       "whichever is more.\n\n",
       Name(dtype), report.options.bench.block_size, report.machine);
-  absl::StrAppendFormat(&text, "%-8s %9s %8s %6s %8s %8s %10s %10s %10s %26s %8s %9s\n", "",
+  absl::StrAppendFormat(&text, "%-19s %9s %8s %6s %8s %8s %10s %10s %10s %26s %8s %9s\n", "",
                         "sequences", "context", "heads", "KV heads", "head dim", "MB", "GFLOP",
                         "predicted", "ms (10%..90%)", "of read", "of matrix");
   for (size_t i = 0; i < report.shapes.size(); ++i) {
@@ -84,9 +100,9 @@ std::string TableText(const Report& report) {
     const double bytes = shape.Bytes(dtype), operations = shape.Operations();
     absl::StrAppendFormat(
         &text,
-        "%-8s %9d %8d %6d %8d %8d %10.1f %10.1f %10.3f %9.3f (%7.3f..%7.3f) %7.0f%% %8.0f%%\n",
-        shape.prefill ? "prefill" : "decode", shape.num_sequences, shape.context, shape.num_heads,
-        shape.num_kv_heads, shape.head_dim, bytes / 1e6, operations / kGiga,
+        "%-19s %9d %8d %6d %8d %8d %10.1f %10.1f %10.3f %9.3f (%7.3f..%7.3f) %7.0f%% %8.0f%%\n",
+        PhaseName(shape), shape.num_sequences, shape.context, shape.num_heads, shape.num_kv_heads,
+        shape.head_dim, bytes / 1e6, operations / kGiga,
         report.limits.SecondsFor(bytes, operations) * 1e3, time.median * 1e3, time.fastest * 1e3,
         time.slowest * 1e3, 100 * bytes / time.median / report.limits.read,
         100 * operations / time.median / report.limits.matrix);
@@ -104,6 +120,7 @@ std::string JsonText(const Report& report) {
   for (size_t i = 0; i < report.shapes.size(); ++i) {
     const AttentionShape& shape = report.shapes[i];
     json.BeginObject().Key("phase").String(shape.prefill ? "prefill" : "decode");
+    if (shape.warpgroups) json.Key("warpgroups").Bool(true);
     json.Key("sequences").Int(shape.num_sequences).Key("context").Int(shape.context);
     json.Key("heads").Int(shape.num_heads).Key("kv_heads").Int(shape.num_kv_heads);
     json.Key("head_dim").Int(shape.head_dim);
@@ -149,7 +166,7 @@ absl::Status BenchAttention(const Arguments& arguments) {
   Report report;
   report.options = options;
   report.device = machine.device;
-  ASSIGN_OR_RETURN(report.shapes, Shapes(options));
+  ASSIGN_OR_RETURN(report.shapes, Shapes(options, HasWarpgroups(stream)));
   RETURN_IF_ERROR(CheckWritable("json", json));
   MeasureLimits(stream, options.bench.dtype, options.bench.sweep_bytes, &report.limits);
   Progress progress("measuring", /*shown=*/true);

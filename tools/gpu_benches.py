@@ -17,6 +17,7 @@ REACH = [
     ("attention decode 64 x 8192 kv 8", "copy_share", 0.85, 0.92),
     ("attention decode 64 x 8192 kv 1", "copy_share", 0.85, 0.92),
     ("attention prefill 1 x 16384 kv 32", "matrix_share", 0.50, 0.65),
+    ("attention prefill 1 x 16384 kv 32 by warpgroups", "matrix_share", 0.50, 0.65),
 ]
 
 
@@ -50,7 +51,8 @@ def attention(check):
     phases = [["--phase", "decode"], ["--phase", "prefill", "--kv_heads", "32,8"]]
     for phase in [[]] if check.emulated else phases:
         for row in bench(check, "attention", [*phase, *quick], 90)["rows"]:
-            add_figure(check, f"attention {row['phase']} {row['sequences']} x {row['context']} kv {row['kv_heads']}", row)
+            how = " by warpgroups" if row.get("warpgroups") else ""
+            add_figure(check, f"attention {row['phase']} {row['sequences']} x {row['context']} kv {row['kv_heads']}{how}", row)
 
 
 def model(arguments, seconds):

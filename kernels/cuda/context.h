@@ -45,8 +45,8 @@ class CudaContext {
   cuda::LibraryGemm& cublaslt_gemm() { return *library_gemm_; }
   void Synchronize() const;
 
-  // Whether operators may run kernels of warpgroups (kernels/cuda/warpgroup.cuh): true at first
-  // where the GPU can, which is of compute capability 9.0, and never elsewhere.
+  // Whether operators run kernels of warpgroups (kernels/cuda/warpgroup.cuh), which only GPUs of
+  // compute capability 9.0 can; on others it stays false. False at first (context.cc says why).
   bool warpgroups() const { return warpgroups_; }
   void set_warpgroups(bool wanted);
 

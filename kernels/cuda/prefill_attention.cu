@@ -10,9 +10,8 @@
 // than they need be, which spreads ldmatrix and the copies over all banks.
 //
 // What to expect: mma.sync reaches some 60% of a Hopper tensor core's rate, and this form with it
-// about half of what a large matrix product does (on Ampere, 60 to 70%). More needs wgmma with TMA
-// and warps of different tasks; that form could not be run anywhere when this was written, and a
-// wrong result would have been worse than a slow one.
+// about half of what a large matrix product does (on Ampere, 60 to 70%). More needs Hopper's own
+// instructions: warpgroup_prefill_attention.cu.
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/prefill_tiles.cuh"

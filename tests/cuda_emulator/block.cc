@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "kernels/core/check.h"
 #include "tests/cuda_emulator/async_proxy.h"
 #include "tests/cuda_emulator/fiber.h"
+#include "tests/cuda_emulator/phases.h"
 #include "tests/cuda_emulator/shared_memory.h"
 #include "tests/cuda_emulator/symbols.h"
 #include "tests/cuda_emulator/warpgroup.h"
@@ -32,23 +32,6 @@ struct AsyncCopy {
   void* to;
   const void* from;
 };
-
-// An mbarrier's 64 bits.
-struct Phases {
-  uint16_t mark;
-  uint16_t count;    // of threads that end a phase
-  uint16_t pending;  // of them have not arrived
-  uint16_t phase;
-
-  bool Ended(uint32_t parity) const { return phase % 2 != parity; }
-};
-constexpr uint16_t kPhasesMark = 0xba44;
-
-Phases ReadPhases(const uint64_t* barrier) {
-  const auto phases = std::bit_cast<Phases>(*barrier);
-  if (phases.mark != kPhasesMark) KernelFault("a barrier that nobody has initialised");
-  return phases;
-}
 
 struct Thread {
   Fiber fiber;
@@ -214,7 +197,7 @@ bool Block::RunWarp(int warp) {
   for (int i = 0; i < end - begin; ++i) {
     const int thread = backwards_ ? end - 1 - i : begin + i;
     Thread& next = *threads_[thread];
-    if (next.state == State::kAtPhase && ReadPhases(next.barrier).Ended(next.parity)) {
+    if (next.state == State::kAtPhase && PhaseHasEnded(next.barrier, next.parity)) {
       next.state = State::kReady;
     }
     if (next.state != State::kReady) continue;
@@ -276,7 +259,7 @@ void Block::MeetLanes(uint32_t mask, void* data, Combine combine,
 }
 
 void Block::AwaitPhase(const uint64_t* barrier, uint32_t parity, const std::source_location& from) {
-  if (ReadPhases(barrier).Ended(parity)) return;
+  if (PhaseHasEnded(barrier, parity)) return;
   Thread& self = current();
   self.state = State::kAtPhase;
   self.waits_at = from;
@@ -406,24 +389,6 @@ void WaitCopies(int num_pending) {
   thread.copies.erase(thread.copies.begin(), thread.copies.begin() + static_cast<ptrdiff_t>(end));
   thread.group_ends.erase(thread.group_ends.begin(), thread.group_ends.begin() + num_finished);
   for (size_t& group_end : thread.group_ends) group_end -= end;
-}
-
-void InitBarrier(uint64_t* barrier, int count) {
-  if (!InSharedMemory(barrier, sizeof(*barrier))) {
-    KernelFault("initialises a barrier that is not shared memory");
-  }
-  const auto threads = static_cast<uint16_t>(count);
-  *barrier = std::bit_cast<uint64_t>(Phases{kPhasesMark, threads, threads, 0});
-}
-
-void Arrive(uint64_t* barrier) {
-  TellOfWrites();
-  Phases phases = ReadPhases(barrier);
-  if (--phases.pending == 0) {
-    phases.pending = phases.count;
-    ++phases.phase;
-  }
-  *barrier = std::bit_cast<uint64_t>(phases);
 }
 
 void AwaitPhase(const uint64_t* barrier, uint32_t parity, const std::source_location& from) {

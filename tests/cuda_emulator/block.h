@@ -57,11 +57,7 @@ void CopyAsync(void* to, const void* from);
 void CommitCopies();
 void WaitCopies(int num_pending);
 
-// mbarrier, of which `barrier` is the state: phases that end when `count` threads have arrived.
-// AwaitPhase: until the phase of this parity has ended. Ends the program where nobody has
-// initialised the barrier.
-void InitBarrier(uint64_t* barrier, int count);
-void Arrive(uint64_t* barrier);
+// Until the phase of this parity of a barrier (phases.h) has ended.
 void AwaitPhase(const uint64_t* barrier, uint32_t parity, const std::source_location& from);
 
 // Until no other thread of the block can go on.

@@ -7,6 +7,7 @@
 #include "emulated/warp_functions.h"
 #include "kernels/cuda/ptx.cuh"
 #include "tests/cuda_emulator/async_proxy.h"
+#include "tests/cuda_emulator/phases.h"
 #include "tests/cuda_emulator/warpgroup.h"
 
 namespace polystrate::cuda {
