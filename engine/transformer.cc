@@ -162,6 +162,15 @@ void Attention(const TransformerContext& context, const LayerWeights& layer,
                  a.attention);
 }
 
+// An MLP up to its last product. `add`: as for ProductOfRows.
+void Intermediate(const TransformerContext& context, const LayerWeights& layer,
+                  const Activations& a, const Tensor& add) {
+  const ModelConfig& config = context.config;
+  const NormProduct first = FirstOfMlp(context, layer, a, add);
+  if (!config.gated_mlp) return NormGemm(context.stream, a.hidden, a.normed, first);
+  GatedNormGemm(context.stream, a.hidden, a.normed, first, config.activation, a.intermediate);
+}
+
 // From the rotated query on, in a parallel residual with the MLP's first product done. What it
 // returns, unless that is empty, is to be added to a.hidden.
 Tensor AttentionAndMlp(const TransformerContext& context, const LayerWeights& layer,
@@ -172,9 +181,10 @@ Tensor AttentionAndMlp(const TransformerContext& context, const LayerWeights& la
   Attention(context, layer, inputs, query, a);
   AddBlock(context, a.attention, layer.o_proj, /*first=*/true, a);
   if (!parallel) {
-    NormGemm(stream, a.hidden, a.normed, FirstOfMlp(context, layer, a, SumOverRanks(context, a)));
+    Intermediate(context, layer, a, SumOverRanks(context, a));
+  } else if (config.gated_mlp) {
+    GatedActivation(stream, a.gate_up, config.activation, a.intermediate);
   }
-  if (config.gated_mlp) GatedActivation(stream, a.gate_up, config.activation, a.intermediate);
   AddBlock(context, a.intermediate, layer.down_proj, /*first=*/!parallel, a);
   return SumOverRanks(context, a);
 }

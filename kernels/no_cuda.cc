@@ -81,6 +81,10 @@ void Gemm(CudaContext&, const Tensor&, const Tensor&, const Tensor&, const Tenso
   WithoutCuda();
 }
 bool NormGemm(const CudaContext&, const Tensor&, const NormProduct&) { WithoutCuda(); }
+bool GatedNormGemm(const CudaContext&, const Tensor&, const NormProduct&, Activation,
+                   const Tensor&) {
+  WithoutCuda();
+}
 bool NormGemms(const CudaContext&, const Tensor&, const NormProduct&, const NormProduct&) {
   WithoutCuda();
 }

@@ -209,6 +209,20 @@ void NormGemm(const Stream& stream, const Tensor& x, const Tensor& normed,
   Gemm(stream, normed, product.weight, product.bias, product.out, product.options);
 }
 
+void GatedNormGemm(const Stream& stream, const Tensor& x, const Tensor& normed,
+                   const NormProduct& gate_up, Activation activation, const Tensor& out) {
+  CheckNormProduct(x, gate_up);
+  CHECK(gate_up.options.activation == Activation::kNone && !gate_up.options.accumulate);
+  CheckMatrix(out, x.dim(0), out.dim(1));
+  CHECK_EQ(gate_up.weight.dim(0), 2 * out.dim(1));
+  if (out.num_elements() > 0 && stream.device().type == DeviceType::kCuda &&
+      cuda::GatedNormGemm(stream.cuda(), x, gate_up, activation, out)) {
+    return;
+  }
+  NormGemm(stream, x, normed, gate_up);
+  GatedActivation(stream, gate_up.out, activation, out);
+}
+
 void NormGemms(const Stream& stream, const Tensor& x, const Tensor& normed,
                const NormProduct& first, const NormProduct& second) {
   CheckNormProduct(x, first);

@@ -101,6 +101,11 @@ void NormGemms(const Stream& stream, const Tensor& x, const Tensor& normed,
 void GatedActivation(const Stream& stream, const Tensor& gate_up, Activation activation,
                      const Tensor& out);
 
+// GatedActivation of gate_up.out, where NormGemm leaves its result (no activation there). Where
+// that is better it is one pass, and what normed and gate_up.out hold is not said.
+void GatedNormGemm(const Stream& stream, const Tensor& x, const Tensor& normed,
+                   const NormProduct& gate_up, Activation activation, const Tensor& out);
+
 // Rotary tables (Su et al. 2021, arXiv:2104.09864; "rotate half" over the first rotary_dim of
 // head_dim, as GPT-NeoX has it): cos_sin[p] = a cos(p f_0..f_{r/2-1}) then a sin(p f_0..).
 struct RopeTable {

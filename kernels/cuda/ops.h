@@ -19,9 +19,10 @@ void GatedActivation(CudaContext& context, const Tensor& gate_up, Activation act
 void AddInPlace(CudaContext& context, const Tensor& y, const Tensor& x);
 void Gemm(CudaContext& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
           const Tensor& out, const GemmOptions& options);
-// Not every shape's: false, with nothing done, where a norm and a product, or two times NormGemm,
-// do better.
+// Not every shape's: false, with nothing done, where operators one by one do better.
 bool NormGemm(const CudaContext& context, const Tensor& x, const NormProduct& product);
+bool GatedNormGemm(const CudaContext& context, const Tensor& x, const NormProduct& gate_up,
+                   Activation activation, const Tensor& out);
 bool NormGemms(const CudaContext& context, const Tensor& x, const NormProduct& first,
                const NormProduct& second);
 void ApplyRope(CudaContext& context, const RopeTable& rope, const Tensor& positions, int head_dim,

@@ -26,7 +26,8 @@
 // Where x is the norm of very few rows, each thread block norms them itself (normed_rows.cuh): it
 // reads 16 KB from L2 for 4,096 elements, 0.3 us for all blocks of an SM, and sums them up for some
 // 0.5 us, while a kernel in front would take 2 us. Two such products of the same rows share a
-// launch: the first blocks have the one, the others the other, by their rows of weights.
+// launch: the first blocks have the one, the others the other, by their rows of weights. Where gate
+// and up are multiplied, a tile is 8 rows of each, and the epilogue has both.
 //
 // Predicted for an H200 (4.8 TB/s, of which about 4.3 can be read), bfloat16, 1 row, launched
 // early within a graph, weights not in L2:
@@ -69,6 +70,7 @@ struct StreamTask {
   int num_tokens;
   int rounds;  // steps of every warp for a tile, a multiple of kDepth; the last may lie beyond k
   Epilogue epilogue;
+  Activation gate;  // of a gated product, whose weight is [2 n, k]
 };
 
 // Products of one launch: blocks [0, first_blocks) have the first, the others the second.
@@ -85,25 +87,29 @@ __device__ __forceinline__ int FirstColumn() {
 }
 __device__ __forceinline__ int Group() { return static_cast<int>(threadIdx.x % 32 / 4); }
 
+// Results of a tile.
+template <bool kGated>
+inline constexpr int kTileResults = kGated ? kTileRows / 2 : kTileRows;
+
 // Goes through a lane's weights: the steps of a tile, then the next tile's.
-template <typename T>
+template <typename T, bool kGated>
 class WeightReader {
  public:
-  // Of rows [begin, end).
+  // For results [begin, end).
   __device__ WeightReader(const StreamTask& task, int64_t begin, int64_t end)
       : from_(static_cast<const T*>(task.weight) + (begin + Group()) * task.k + FirstColumn()),
         rows_left_(static_cast<int>(end - begin) - Group()),
         column_(FirstColumn()) {}
 
-  // w[2 half + i]: 16 bytes of tile row `group` + 8 i.
+  // w[2 half + i]: 16 bytes of tile row `group` + 8 i; of a gated tile the upper rows are up's.
   __device__ __forceinline__ void Next(const StreamTask& task, uint4 (&w)[4]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool in_row = column_ + half * (kStep / 2) < task.k;
       const T* low = from_ + half * (kStep / 2);
       w[2 * half] = LoadStreaming(low, in_row && rows_left_ > 0);
-      w[2 * half + 1] =
-          LoadStreaming(low + static_cast<int64_t>(8) * task.k, in_row && rows_left_ > 8);
+      w[2 * half + 1] = LoadStreaming(low + (kGated ? task.n : int64_t{8}) * task.k,
+                                      in_row && rows_left_ > (kGated ? 0 : 8));
     }
     from_ += kWarps * kStep;
     column_ += kWarps * kStep;
@@ -112,9 +118,9 @@ class WeightReader {
 
  private:
   __device__ __forceinline__ void NextTile(const StreamTask& task) {
-    from_ += static_cast<int64_t>(kTileRows) * task.k - task.rounds * kWarps * kStep;
+    from_ += static_cast<int64_t>(kTileResults<kGated>) * task.k - task.rounds * kWarps * kStep;
     column_ = FirstColumn();
-    rows_left_ -= kTileRows;
+    rows_left_ -= kTileResults<kGated>;
   }
 
   const T* from_;
@@ -150,7 +156,7 @@ using Partials = float[kWarps][kTokenTiles * kTokenTile][kPartialStride];
 
 // The warps' sums of the tile at `row` become results. One barrier; the partials are free again
 // after the next one.
-template <int kTokenTiles>
+template <typename T, int kTokenTiles, bool kGated>
 __device__ __forceinline__ void FinishTile(const StreamTask& task, int64_t row, int64_t end,
                                            const float (&sums)[kTokenTiles][4],
                                            Partials<kTokenTiles>& partials) {
@@ -163,16 +169,24 @@ __device__ __forceinline__ void FinishTile(const StreamTask& task, int64_t row, 
     }
   }
   __syncthreads();
-  const int token = threadIdx.x / kTileRows, tile_row = threadIdx.x % kTileRows;
+  const int token = threadIdx.x / kTileResults<kGated>;
+  const int tile_row = threadIdx.x % kTileResults<kGated>;
   if (token >= task.num_tokens || row + tile_row >= end) return;
-  float sum = 0.0f;
+  float sum = 0.0f, up = 0.0f;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) sum += partials[w][token][tile_row];
+  for (int w = 0; w < kWarps; ++w) {
+    sum += partials[w][token][tile_row];
+    if constexpr (kGated) up += partials[w][token][tile_row + kTileRows / 2];
+  }
+  // Rounded as they are where they go through memory in between.
+  if constexpr (kGated) {
+    sum = Activate(ToFloat(FromFloat<T>(sum)), task.gate) * ToFloat(FromFloat<T>(up));
+  }
   Finish(task.epilogue, token, row + tile_row, sum);
 }
 
 // Shared memory with a norm: NormedRows.
-template <typename T, int kTokenTiles, RowNorm kNorm, int kProducts>
+template <typename T, int kTokenTiles, RowNorm kNorm, int kProducts, bool kGated>
 __global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm)
     StreamGemmKernel(const __grid_constant__ StreamTasks<kProducts> all) {
   __shared__ Partials<kTokenTiles> partials[2];
@@ -183,7 +197,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm)
   const unsigned blocks = second ? gridDim.x - all.first_blocks : all.first_blocks;
   const int64_t begin = task.n * block / blocks;
   const int64_t end = task.n * (block + 1) / blocks;
-  WeightReader<T> weights(task, begin, end);
+  WeightReader<T, kGated> weights(task, begin, end);
   uint4 w[kDepth][4];
 #pragma unroll
   for (int i = 0; i < kDepth; ++i) weights.Next(task, w[i]);
@@ -200,7 +214,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm)
   }
   const T* x_lane = x + Group() * x_stride + FirstColumn();
   int buffer = 0;
-  for (int64_t row = begin; row < end; row += kTileRows) {
+  for (int64_t row = begin; row < end; row += kTileResults<kGated>) {
     float sums[kTokenTiles][4] = {};
     for (int round = 0; round < task.rounds; round += kDepth) {
 #pragma unroll
@@ -209,12 +223,12 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm)
         weights.Next(task, w[i]);
       }
     }
-    FinishTile<kTokenTiles>(task, row, end, sums, partials[buffer]);
+    FinishTile<T, kTokenTiles, kGated>(task, row, end, sums, partials[buffer]);
     buffer ^= 1;
   }
 }
 
-template <typename T, int kTokenTiles, RowNorm kNorm, int kProducts = 1>
+template <typename T, int kTokenTiles, RowNorm kNorm, int kProducts = 1, bool kGated = false>
 void Start(const CudaContext& context, StreamTasks<kProducts> all, int64_t shared_bytes) {
   int64_t rows = 0, blocks = 0;
   for (const StreamTask& task : all.tasks) {
@@ -222,10 +236,11 @@ void Start(const CudaContext& context, StreamTasks<kProducts> all, int64_t share
     blocks += (task.n + kMinRows - 1) / kMinRows;
   }
   const int64_t num_sms = context.properties().num_sms;
-  blocks = std::min(blocks, rows <= kTileRows * num_sms ? num_sms : kBlocksPerSm * num_sms);
+  blocks =
+      std::min(blocks, rows <= kTileResults<kGated> * num_sms ? num_sms : kBlocksPerSm * num_sms);
   all.first_blocks = static_cast<unsigned>(
       kProducts == 1 ? blocks : std::clamp<int64_t>(blocks * all.tasks[0].n / rows, 1, blocks - 1));
-  LaunchEarly(context, StreamGemmKernel<T, kTokenTiles, kNorm, kProducts>,
+  LaunchEarly(context, StreamGemmKernel<T, kTokenTiles, kNorm, kProducts, kGated>,
               static_cast<unsigned>(blocks), kWarps * 32, shared_bytes, all);
 }
 
@@ -315,6 +330,21 @@ bool StreamGemm(const CudaContext& context, const Tensor& x, const Tensor& weigh
 bool NormGemm(const CudaContext& context, const Tensor& x, const NormProduct& product) {
   if (!CanNorm(x, product)) return false;
   StartNormed<1>(context, {{MakeTask(x, product)}}, product.weight.dtype());
+  return true;
+}
+
+bool GatedNormGemm(const CudaContext& context, const Tensor& x, const NormProduct& gate_up,
+                   Activation activation, const Tensor& out) {
+  if (!CanNorm(x, gate_up) || !gate_up.norm.bias.empty() || !gate_up.bias.empty()) return false;
+  if (out.dtype() != gate_up.weight.dtype()) return false;
+  StreamTask task = MakeTask(x, gate_up);
+  task.n = out.dim(1);
+  task.epilogue = EpilogueOf(/*bias=*/Tensor(), out, {});
+  task.gate = activation;
+  DispatchHalf(gate_up.weight.dtype(), [&]<typename T>(T*) {
+    Start<T, 1, RowNorm::kRms, 1, true>(context, {{task}},
+                                        NormedBytes(task.num_tokens, task.k, /*centered=*/false));
+  });
   return true;
 }
 

@@ -161,6 +161,26 @@ TEST_P(GemmTest, NormGemmIsANormAndAGemm) {
   }
 }
 
+TEST_P(GemmTest, GatedNormGemmIsItsParts) {
+  Random random(12);
+  for (const Shape& s : kNormShapes) {
+    for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+      const HostTensor x = HostTensor(DType::kFloat32, {s.m, s.k}).FillNormal(random);
+      NormCase c({s.m, 2 * s.n, s.k}, dtype(), /*centered=*/false, random);
+      c.product.options = {};
+      c.product.bias = {};
+      c.normed.FillNan();
+      const HostTensor out(dtype(), {s.m, s.n}), expected(dtype(), {s.m, s.n});
+      GatedNormGemm(stream(), x.tensor(), c.normed.tensor(), c.product, activation, out.tensor());
+      EXPECT_EQ(std::isnan(c.normed.Get(0, 0)), on_gpu() && NormsAsItMultiplies(s, dtype()))
+          << Describe(s);
+      c.Expect(stream(), x);
+      GatedActivation(stream(), c.expected.tensor(), activation, expected.tensor());
+      EXPECT_EQ(out.Values(), expected.Values()) << Describe(s);
+    }
+  }
+}
+
 TEST_P(GemmTest, NormGemmsAreTwo) {
   Random random(11);
   for (const Shape& s : kNormShapes) {
