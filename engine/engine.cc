@@ -313,18 +313,18 @@ void Engine::CommitScore(const ScoredToken& score, absl::Span<const TokenLogProb
 }
 
 void Engine::CommitSample(const SampledToken& sample, absl::Span<const TokenLogProb> candidates) {
-  // Not of an output that has ended, or has this token: a step may have been planned before that
-  // was known.
-  if (!scheduler_->Awaits(sample.sequence_id, sample.position)) return;
-  LiveRequest* live = Find(RequestOf(sample.sequence_id));
+  // A step may have been planned before it was known that an output has ended, or has this token:
+  // what comes of that is nobody's.
   if (sample.token_id < 0) {
-    return Fail(live->id(),
+    if (!scheduler_->Awaits(sample.sequence_id, sample.position)) return;
+    return Fail(RequestOf(sample.sequence_id),
                 absl::InternalError(std::isnan(sample.logprob)
                                         ? "the model gave logits that are not finite"
                                         : "min_tokens leaves no token: those that do not stop the "
                                           "output have no probability"));
   }
-  CHECK(scheduler_->Append(sample.sequence_id, sample.position, sample.token_id));
+  if (!scheduler_->Append(sample.sequence_id, sample.position, sample.token_id)) return;
+  LiveRequest* live = Find(RequestOf(sample.sequence_id));
   const int32_t output = OutputOf(sample.sequence_id);
   for (const int32_t due : live->TakeDue(output)) scheduler_->Add(live->MakeSequence(due));
   auto end = live->AddToken(output, sample, candidates);

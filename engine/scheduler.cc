@@ -45,6 +45,7 @@ void Scheduler::Add(std::unique_ptr<Sequence> sequence) {
   CHECK(!sequence->tokens.empty());
   CHECK_GE(static_cast<int64_t>(sequence->tokens.size()), sequence->prompt_len);
   sequence->history = MakeHistory(*sequence);
+  if (sequence->history != nullptr) ++num_histories_;
   sequence->arrival = next_arrival_++;
   waiting_.insert(sequence.get());
   const bool inserted = sequences_.emplace(sequence->id, std::move(sequence)).second;
@@ -57,6 +58,7 @@ void Scheduler::Remove(uint64_t id, bool keep_cache) {
   Sequence* sequence = found->second.get();
   if (waiting_.erase(sequence) > 0 && sequence->admitted) --num_preempted_;
   running_.erase(sequence);
+  if (sequence->history != nullptr) --num_histories_;
   if (!keep_cache) {
     // Not its block_table: it may have been preempted, and others may have published the same.
     blocks_.Unpublish(FindPrefix(*sequence, sequence->num_needed()).blocks);
@@ -71,8 +73,10 @@ bool Scheduler::Awaits(uint64_t id, int64_t position) const {
 }
 
 bool Scheduler::Append(uint64_t id, int64_t position, int32_t token_id) {
-  if (!Awaits(id, position)) return false;
-  Sequence& sequence = *sequences_.find(id)->second;
+  auto found = sequences_.find(id);
+  if (found == sequences_.end()) return false;
+  Sequence& sequence = *found->second;
+  if (position != static_cast<int64_t>(sequence.tokens.size())) return false;
   sequence.tokens.push_back(token_id);
   if (sequence.history != nullptr) sequence.history->Add(token_id);
   PublishFullBlocks(&sequence);  // the block that it fills, if it was fed
@@ -137,7 +141,7 @@ void Scheduler::Retire(uint64_t step_id) {
 }
 
 bool Scheduler::MustWait() const {
-  if (!lookahead_) return false;
+  if (!lookahead_ || num_histories_ == 0) return false;
   return std::any_of(running_.begin(), running_.end(), [](const Sequence* sequence) {
     return sequence->history != nullptr && sequence->awaits_draw() &&
            sequence->draw_position + 1 < sequence->max_len;
@@ -203,7 +207,8 @@ void Scheduler::ScheduleDecodes(const Share& share, StepPlan* plan) {
   const int64_t limit = std::min(share.num_decodes, options_.max_num_batched_tokens);
   for (Sequence* sequence : ReadyDecodes(limit)) {
     // Who is preempted is less urgent than all that are in the plan.
-    if (!running_.contains(sequence) || !GrowOrPreempt(sequence)) return;
+    if (preempted_this_step_ && !running_.contains(sequence)) return;
+    if (!GrowOrPreempt(sequence)) return;
     AddChunk(sequence, 1, plan);
   }
 }

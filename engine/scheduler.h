@@ -201,6 +201,7 @@ class Scheduler {
   Queue waiting_;
   Queue running_;  // all their needed tokens have blocks
   bool lookahead_ = false;
+  int64_t num_histories_ = 0;  // live sequences with one
   bool preempted_this_step_ = false;
   int64_t num_decodes_ = 0;
   int64_t num_preemptions_ = 0;

@@ -289,5 +289,77 @@ TEST(Scheduler, IgnoresWhatComesBackForSequencesThatAreGoneOrFurther) {
   EXPECT_TRUE(scheduler.idle());
 }
 
+TEST(Lookahead, GoesOnFromWhatThePlanBeforeDraws) {
+  Scheduler scheduler({.num_blocks = 16, .block_size = 4});
+  scheduler.SetLookahead();
+  for (uint64_t id = 1; id <= 2; ++id) {
+    scheduler.Add(MakeSequence(id, 3));
+    scheduler.Add(MakeSequence(id + 2, 5));
+  }
+  ASSERT_EQ(scheduler.Schedule()->samples.size(), 4u);
+  scheduler.Remove(1);
+  const auto plan = scheduler.Schedule();
+  ASSERT_TRUE(plan.has_value());
+  EXPECT_EQ(plan->token_ids, (std::vector<int32_t>{FedToken(1), FedToken(2), FedToken(3)}));
+  EXPECT_EQ(plan->positions, (std::vector<int32_t>{5, 3, 5}));
+  EXPECT_EQ(plan->samples[0].params.position, 6u);
+  EXPECT_FALSE(scheduler.Schedule().has_value()) << "nobody knows two tokens ahead";
+  ASSERT_TRUE(scheduler.Append(2, 3, 7));
+  EXPECT_EQ(scheduler.Schedule()->token_ids, std::vector<int32_t>{FedToken(1)});
+}
+
+TEST(Lookahead, NotBeyondTheLargestLength) {
+  Scheduler scheduler({.num_blocks = 16, .block_size = 4});
+  scheduler.SetLookahead();
+  scheduler.Add(MakeSequence(1, 3));
+  scheduler.Add(MakeSequence(2, 3));
+  auto short_one = MakeSequence(3, 3);
+  short_one->max_len = 4;
+  scheduler.Add(std::move(short_one));
+  EXPECT_EQ(scheduler.Schedule()->samples.size(), 3u);
+  EXPECT_EQ(scheduler.Schedule()->samples.size(), 2u);
+}
+
+// Who has to wait is in as many plans as the others.
+TEST(Lookahead, NobodyGoesOnWhileOneWaitsForItsToken) {
+  Scheduler scheduler({.num_blocks = 16, .block_size = 4});
+  scheduler.SetLookahead();
+  scheduler.Add(MakeSequence(1, 3));
+  auto penalised = MakeSequence(2, 3);
+  penalised->sampling.presence_penalty = 1.0f;
+  scheduler.Add(std::move(penalised));
+  for (int64_t step = 0; step < 5; ++step) {
+    const auto plan = scheduler.Schedule();
+    ASSERT_TRUE(plan.has_value());
+    ASSERT_EQ(plan->samples.size(), 2u);
+    EXPECT_FALSE(scheduler.Schedule().has_value());
+    for (uint64_t id = 1; id <= 2; ++id) ASSERT_TRUE(scheduler.Append(id, 3 + step, 7));
+  }
+  scheduler.Remove(2);
+  EXPECT_TRUE(scheduler.Schedule().has_value());
+  EXPECT_TRUE(scheduler.Schedule().has_value());
+}
+
+TEST(Lookahead, ABlockHasItsNameWhenItsTokensAreKnown) {
+  const auto hits_of_a_second = [](bool known) {
+    Scheduler scheduler({.num_blocks = 16, .block_size = 4});
+    scheduler.SetLookahead();
+    scheduler.Add(MakeSequence(1, 3));
+    EXPECT_TRUE(scheduler.Schedule().has_value());
+    EXPECT_TRUE(scheduler.Schedule().has_value());  // fills the block
+    if (known) {
+      EXPECT_TRUE(scheduler.Append(1, 3, 1003));
+    }
+    auto second = MakeSequence(2, 5);
+    for (int32_t i = 0; i < 5; ++i) second->tokens[i] = 1000 + i;
+    scheduler.Add(std::move(second));
+    EXPECT_TRUE(scheduler.Schedule().has_value());
+    scheduler.CheckInvariants();
+    return scheduler.num_prefix_hits();
+  };
+  EXPECT_EQ(hits_of_a_second(false), 0);
+  EXPECT_EQ(hits_of_a_second(true), 4);
+}
+
 }  // namespace
 }  // namespace polystrate
