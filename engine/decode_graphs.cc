@@ -11,7 +11,7 @@ namespace {
 
 // Arrays with an element for each sequence: tokens, positions, slots, context lengths, rows; and
 // one with one more, the queries' offsets.
-int64_t PackedSize(const DecodeShape& shape) { return (6 + shape.max_blocks) * shape.num_seqs + 1; }
+int64_t PackedSize(const DecodeShape& shape) { return 6 * shape.num_seqs + 1; }
 
 }  // namespace
 
@@ -49,10 +49,12 @@ bool DecodeGraphs::Holds(const StepPlan& plan) const {
          plan.samples.size() <= plan.context_lens.size();
 }
 
-void DecodeGraphs::Run(const Stream& stream, const StepPlan& plan, const Work& work) {
+void DecodeGraphs::Run(const Stream& stream, const StepPlan& plan, const Tensor& block_tables,
+                       const Work& work) {
   const DecodeShape shape = PadDecodeShape(plan.num_seqs(), plan.max_blocks);
   Tensor rows;
-  const StepInputs inputs = Inputs(shape, stream.device(), &rows);
+  StepInputs inputs = Inputs(shape, stream.device(), &rows);
+  inputs.batch.block_tables = block_tables;
   Pack(plan, shape);
   const auto size = static_cast<int64_t>(packed_.size());
   // From the host at once: what copies within a device may be a kernel, and kernels overlap, while
@@ -85,12 +87,6 @@ void DecodeGraphs::Pack(const StepPlan& plan, const DecodeShape& shape) {
   for (const SamplePoint& point : plan.samples) packed_.push_back(point.row);
   packed_.insert(packed_.end(), shape.num_seqs - plan.samples.size(), 0);
   for (int32_t i = 0; i <= shape.num_seqs; ++i) packed_.push_back(i);
-  for (int64_t i = 0; i < plan.num_seqs(); ++i) {
-    const auto table = plan.block_tables.begin() + i * plan.max_blocks;
-    packed_.insert(packed_.end(), table, table + plan.max_blocks);
-    packed_.insert(packed_.end(), shape.max_blocks - plan.max_blocks, 0);
-  }
-  packed_.insert(packed_.end(), padding * shape.max_blocks, 0);
   CHECK_EQ(static_cast<int64_t>(packed_.size()), PackedSize(shape));
 }
 
@@ -109,7 +105,6 @@ StepInputs DecodeGraphs::Inputs(const DecodeShape& shape, Device device, Tensor*
   inputs.batch.context_lens = take({n});
   *rows = take({n});
   inputs.batch.cu_seqlens_q = take({n + 1});
-  inputs.batch.block_tables = take({n, shape.max_blocks});
   inputs.batch.max_seqlen_q = 1;
   inputs.batch.max_context_len = shape.max_blocks * block_size_;
   return inputs;

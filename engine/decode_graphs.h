@@ -46,12 +46,14 @@ class DecodeGraphs {
   // Whether the plan is a decode step of a shape that is recorded.
   bool Holds(const StepPlan& plan) const;
 
-  // Enqueues work(inputs, rows) on the plan's inputs, padded; `rows`, [inputs' tokens] int32, are
-  // the rows that the plan samples, then zeros. The first time a shape is met it is run as it is,
-  // the second time recorded: `work` must do the same for every plan of a shape, and reach what
-  // changes through tensors.
+  // Enqueues work(inputs, rows) on the plan's inputs, padded, with `block_tables` of the padded
+  // shape, which must lie where they lay for the shape before and are enqueued already; `rows`,
+  // [inputs' tokens] int32, are the rows that the plan samples, then zeros. The first time a shape
+  // is met it is run as it is, the second time recorded: `work` must do the same for every plan of
+  // a shape, and reach what changes through tensors.
   using Work = std::function<void(const StepInputs& inputs, const Tensor& rows)>;
-  void Run(const Stream& stream, const StepPlan& plan, const Work& work);
+  void Run(const Stream& stream, const StepPlan& plan, const Tensor& block_tables,
+           const Work& work);
 
   // For tests.
   int64_t num_replays() const { return num_replays_; }

@@ -53,14 +53,16 @@ absl::Status PipelineStage::TakeMemory(const Stage& stage) {
     rope_.cos_sin = rope_at(rope_buffer_, device);
     CopyNow(rope_at(host_rope, Device{}), rope_.cos_sin);
   }
+  const int64_t max_blocks =
+      (options_.max_model_len + options_.block_size - 1) / options_.block_size;
+  ASSIGN_OR_RETURN(block_tables_,
+                   BlockTables::Create(rank_.stream, options_.max_num_seqs, max_blocks));
   wanted_.Reserve(options_.max_num_batched_tokens);
   if (rank_.topology.last_stage()) {
     ASSIGN_OR_RETURN(output_head_, OutputHead::Create(rank_, config_, weights_, pool_.all,
                                                       options_.max_num_batched_tokens));
   }
   if (device.type == DeviceType::kCuda && options_.graphs) {
-    const int64_t max_blocks =
-        (options_.max_model_len + options_.block_size - 1) / options_.block_size;
     ASSIGN_OR_RETURN(graphs_, DecodeGraphs::Create(rank_.stream, options_.max_num_batched_tokens,
                                                    max_blocks, options_.block_size));
   }
@@ -86,6 +88,7 @@ void PipelineStage::Launch(const StepPlan& plan) {
   const bool first = rank_.topology.first_stage();
   if (!first) Receive(pool_.all.ForStep(plan.num_tokens()));
   pending.begin_ns = Timeline::NowNs();  // waiting for the stage before is not work
+  block_tables_.Take(rank_.stream, plan);
   if (graphs_ != nullptr && graphs_->Holds(plan)) {
     LaunchDecode(plan);
   } else {
@@ -122,7 +125,9 @@ void PipelineStage::BeginActivity(const Pending& pending) {
 
 // One operator after the other.
 void PipelineStage::LaunchStep(const StepPlan& plan) {
-  const StepInputs inputs = UploadInputs(rank_.stream, plan);
+  // Before the uploads, as it has to be.
+  const Tensor tables = block_tables_.Gather(rank_.stream, plan, plan.num_seqs(), plan.max_blocks);
+  const StepInputs inputs = UploadInputs(rank_.stream, plan, tables);
   const Activations a = pool_.all.ForStep(plan.num_tokens());
   if (rank_.topology.first_stage()) Embed(inputs, a);
   if (rank_.topology.last_stage()) {
@@ -135,14 +140,16 @@ void PipelineStage::LaunchStep(const StepPlan& plan) {
 // From the graph of the plan's shape. All that is received or sent lies outside.
 void PipelineStage::LaunchDecode(const StepPlan& plan) {
   const Topology& topology = rank_.topology;
-  const int64_t num_rows = PadDecodeShape(plan.num_seqs(), plan.max_blocks).num_seqs;
+  const auto [num_rows, max_blocks] = PadDecodeShape(plan.num_seqs(), plan.max_blocks);
   const bool logits = topology.last_stage() && num_rows <= pool_.all.max_logit_rows();
-  graphs_->Run(rank_.stream, plan, [&](const StepInputs& inputs, const Tensor& rows) {
-    const Activations a = pool_.all.ForStep(num_rows);
+  const auto work = [&, n = num_rows](const StepInputs& inputs, const Tensor& rows) {
+    const Activations a = pool_.all.ForStep(n);
     if (topology.first_stage()) Embed(inputs, a);
     RunLayers(inputs, a);
     if (logits) output_head_->ComputeLogits(a.hidden, rows);
-  });
+  };
+  const Tensor tables = block_tables_.Gather(rank_.stream, plan, num_rows, max_blocks);
+  graphs_->Run(rank_.stream, plan, tables, work);
   if (logits) return output_head_->SampleFromLogits(plan);
   if (!topology.last_stage()) return;
   wanted_.all = true;

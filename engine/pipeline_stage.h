@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/activations.h"
+#include "engine/block_tables.h"
 #include "engine/decode_graphs.h"
 #include "engine/kv_cache.h"
 #include "engine/model_config.h"
@@ -29,8 +30,9 @@ struct StageOptions {
   int64_t block_size = 16;
   int64_t max_num_batched_tokens = 512;
   int64_t max_model_len = 0;
-  bool prefill_skip = true;  // above the last owner, compute wanted rows alone (wanted_rows.h)
-  bool graphs = true;        // on a GPU, record decode steps and replay them (decode_graphs.h)
+  int64_t max_num_seqs = 64;  // of a plan
+  bool prefill_skip = true;   // above the last owner, compute wanted rows alone (wanted_rows.h)
+  bool graphs = true;         // on a GPU, record decode steps and replay them (decode_graphs.h)
 };
 
 class PipelineStage {
@@ -104,6 +106,7 @@ class PipelineStage {
   ActivationPool pool_;
   Buffer rope_buffer_;
   RopeTable rope_;
+  BlockTables block_tables_;
   WantedRows wanted_;  // of the step that is launched; every row without prefill_skip
   std::unique_ptr<OutputHead> output_head_;  // the last stage's
   std::unique_ptr<DecodeGraphs> graphs_;

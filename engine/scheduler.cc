@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/container/flat_hash_set.h"
 #include "kernels/core/check.h"
 
 namespace polystrate {
@@ -31,6 +32,9 @@ Scheduler::Scheduler(const SchedulerOptions& options)
   CHECK_GE(options.max_num_seqs, 1);
   CHECK_GE(options.max_num_batched_tokens, 1);
   CHECK_GE(options.pp_size, 1);
+  for (int64_t row = options.max_num_seqs - 1; row >= 0; --row) {
+    free_rows_.push_back(static_cast<int32_t>(row));
+  }
 }
 
 int64_t Scheduler::BlocksFor(int64_t num_tokens) const {
@@ -63,7 +67,7 @@ void Scheduler::Remove(uint64_t id, bool keep_cache) {
     // Not its block_table: it may have been preempted, and others may have published the same.
     blocks_.Unpublish(FindPrefix(*sequence, sequence->num_needed()).blocks);
   }
-  blocks_.Free(&sequence->block_table);
+  GiveBlocksBack(sequence);
   sequences_.erase(found);
 }
 
@@ -88,12 +92,6 @@ void Scheduler::SetLookahead() {
   lookahead_ = true;
 }
 
-int64_t Scheduler::num_running_tokens() const {
-  int64_t tokens = 0;
-  for (const Sequence* sequence : running_) tokens += sequence->num_scheduled;
-  return tokens;
-}
-
 const Sequence* Scheduler::Find(uint64_t id) const {
   auto found = sequences_.find(id);
   return found == sequences_.end() ? nullptr : found->second.get();
@@ -104,30 +102,21 @@ std::optional<StepPlan> Scheduler::Schedule() {
   StepPlan plan;
   plan.feed = lookahead_;
   plan.cu_seqlens_q.push_back(0);
-  planned_.clear();
   preempted_this_step_ = false;
   const Share share = EvenShare();
+  plan.Reserve(share.num_seqs + 1);
   ScheduleDecodes(share, &plan);
   num_decodes_ = plan.num_tokens();
   const PromptLimit limit = {
       // One more than its share, if decodes fill that: the chunks of a prompt go into every plan.
       std::max(share.num_seqs, plan.num_seqs() + 1),
       std::min(options_.max_num_batched_tokens, num_decodes_ + share.num_prompt_tokens)};
-  SchedulePrompts(limit, &plan);
+  if (share.has_prompts) SchedulePrompts(limit, &plan);
   // What a preemption has just freed must not go to a newcomer, or the two would take turns for
   // ever.
   if (!preempted_this_step_) AdmitWaiting(limit, &plan);
-  if (planned_.empty()) return std::nullopt;
+  if (plan.num_seqs() == 0) return std::nullopt;
 
-  for (const Sequence* sequence : planned_) {
-    plan.max_blocks = std::max<int32_t>(plan.max_blocks, sequence->block_table.size());
-  }
-  for (const Sequence* sequence : planned_) {
-    const size_t end = plan.block_tables.size() + plan.max_blocks;
-    plan.block_tables.insert(plan.block_tables.end(), sequence->block_table.begin(),
-                             sequence->block_table.end());
-    plan.block_tables.resize(end, 0);
-  }
   plan.step_id = next_step_id_++;
   recent_prompt_tokens_.push_front(plan.num_tokens() - num_decodes_);
   if (recent_prompt_tokens_.size() >= static_cast<size_t>(kRounds * options_.pp_size)) {
@@ -161,12 +150,14 @@ Scheduler::Share Scheduler::EvenShare() const {
   int64_t num_decodes = 0;
   int64_t num_prompt_tokens = 0;
   bool decoding = false;
+  bool has_prompts = false;
   for (const Sequence* sequence : running_) {
     if (sequence->num_unscheduled() < 2) {
       ++num_decodes;
       decoding |= static_cast<int64_t>(sequence->tokens.size()) > sequence->prompt_len;
     } else {
       num_prompt_tokens += sequence->num_unscheduled();
+      has_prompts = true;
     }
   }
   // While sequences decode plans follow one another anyway, and prompts go into more of them: they
@@ -184,7 +175,7 @@ Scheduler::Share Scheduler::EvenShare() const {
   }
   const int64_t num_seqs = std::min(num_running() + num_waiting(), options_.max_num_seqs);
   return {CeilDiv(num_decodes, pp_size), CeilDiv(num_seqs, pp_size),
-          std::max(CeilDiv(num_prompt_tokens, num_plans), kMinPromptTokens)};
+          std::max(CeilDiv(num_prompt_tokens, num_plans), kMinPromptTokens), has_prompts};
 }
 
 // Running sequences that miss one token alone, or will, the most urgent first. If there are more
@@ -230,13 +221,22 @@ bool Scheduler::GrowOrPreempt(Sequence* sequence) {
 void Scheduler::PreemptLeastUrgent() {
   Sequence* victim = *running_.rbegin();
   running_.erase(victim);
-  blocks_.Free(&victim->block_table);
+  GiveBlocksBack(victim);
   victim->num_scheduled = 0;
   victim->draw_position = -1;
   waiting_.insert(victim);
   ++num_preempted_;
   preempted_this_step_ = true;
   ++num_preemptions_;
+}
+
+// For the same reason as its blocks the row of its table may be another's at once.
+void Scheduler::GiveBlocksBack(Sequence* sequence) {
+  blocks_.Free(&sequence->block_table);
+  if (sequence->table_row < 0) return;  // it waits
+  free_rows_.push_back(std::exchange(sequence->table_row, -1));
+  sequence->num_told_blocks = 0;
+  num_running_tokens_ -= sequence->num_scheduled;
 }
 
 void Scheduler::SchedulePrompts(const PromptLimit& limit, StepPlan* plan) {
@@ -260,6 +260,9 @@ void Scheduler::AdmitWaiting(const PromptLimit& limit, StepPlan* plan) {
     if (!TakeBlocks(sequence)) return;
     waiting_.erase(waiting_.begin());
     running_.insert(sequence);
+    sequence->table_row = free_rows_.back();
+    free_rows_.pop_back();
+    num_running_tokens_ += sequence->num_scheduled;
     AddChunk(sequence, std::min(budget, sequence->num_unscheduled()), plan);
   }
 }
@@ -342,11 +345,23 @@ void Scheduler::AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan)
   }
   plan->cu_seqlens_q.push_back(static_cast<int32_t>(plan->num_tokens()));
   plan->context_lens.push_back(static_cast<int32_t>(end));
-  planned_.push_back(sequence);
+  AddTable(sequence, plan);
   sequence->num_scheduled = end;
+  num_running_tokens_ += num_tokens;
   sequence->last_step = next_step_id_;
   if (end >= known && sequence->sample) AddSample(sequence, plan);
   PublishFullBlocks(sequence);
+}
+
+// What of the sequence's blocks no plan has carried.
+void Scheduler::AddTable(Sequence* sequence, StepPlan* plan) {
+  const auto num_blocks = static_cast<int32_t>(sequence->block_table.size());
+  plan->table_rows.push_back(sequence->table_row);
+  plan->max_blocks = std::max(plan->max_blocks, num_blocks);
+  for (int64_t& i = sequence->num_told_blocks; i < num_blocks; ++i) {
+    plan->new_blocks.push_back(
+        {sequence->table_row, static_cast<int32_t>(i), sequence->block_table[i]});
+  }
 }
 
 // A draw after the plan's last token, which is the last scheduled one of the sequence.
@@ -376,10 +391,15 @@ void Scheduler::CheckInvariants() const {
   CHECK_EQ(running_.size() + waiting_.size(), sequences_.size());
   CHECK_LE(num_running(), options_.max_num_seqs);
   std::vector<int32_t> holders(blocks_.num_blocks(), 0);
+  absl::flat_hash_set<int32_t> rows(free_rows_.begin(), free_rows_.end());
+  int64_t num_running_tokens = 0;
   for (const Sequence* sequence : running_) {
     const auto num_blocks = static_cast<int64_t>(sequence->block_table.size());
     const int64_t num_fed = std::max<int64_t>(-sequence->num_unscheduled(), 0);
     CHECK_LE(num_fed, lookahead_ ? 1 : 0);
+    num_running_tokens += sequence->num_scheduled;
+    CHECK(rows.insert(sequence->table_row).second);
+    CHECK_LE(sequence->num_told_blocks, num_blocks);
     CHECK_LE(BlocksFor(sequence->num_scheduled), num_blocks);
     CHECK_EQ(sequence->num_published, (sequence->num_scheduled - num_fed) / options_.block_size);
     for (int64_t i = 0; i < num_blocks; ++i) {
@@ -392,10 +412,13 @@ void Scheduler::CheckInvariants() const {
   int64_t num_preempted = 0;
   for (const Sequence* sequence : waiting_) {
     CHECK(sequence->block_table.empty());
+    CHECK_EQ(sequence->table_row, -1);
     CHECK_EQ(sequence->num_scheduled, 0);
     num_preempted += sequence->admitted ? 1 : 0;
   }
   CHECK_EQ(num_preempted, num_preempted_);
+  CHECK_EQ(num_running_tokens, num_running_tokens_);
+  CHECK_EQ(static_cast<int64_t>(rows.size()), options_.max_num_seqs);
   for (int32_t block = 0; block < blocks_.num_blocks(); ++block) {
     CHECK_EQ(holders[block], blocks_.num_holders(block));
   }

@@ -70,7 +70,9 @@ struct Sequence {
   int64_t num_cached_tokens = 0;  // of the prompt, found when it was first admitted
   int64_t num_scheduled = 0;
   std::vector<int32_t> block_table;
-  int64_t num_published = 0;                         // blocks, the first of block_table, all full
+  int32_t table_row = -1;       // in which the ranks keep it; its own as long as it runs
+  int64_t num_told_blocks = 0;  // the first of block_table, which plans have carried
+  int64_t num_published = 0;    // blocks, the first of block_table, all full
   BlockPool::Content content = BlockPool::kNothing;  // up to the end of the last of them
   uint64_t last_step = 0;                            // the last one that it was in
   // Its last draw: position, and place among the samples of that last step. None: -1.
@@ -145,7 +147,7 @@ class Scheduler {
   // Of those that wait.
   int64_t num_preempted() const { return num_preempted_; }
   // What the running ones have in the cache.
-  int64_t num_running_tokens() const;
+  int64_t num_running_tokens() const { return num_running_tokens_; }
 
   // CHECKs that queues, block tables and the pool agree; for tests.
   void CheckInvariants() const;
@@ -172,6 +174,7 @@ class Scheduler {
     int64_t num_decodes;
     int64_t num_seqs;
     int64_t num_prompt_tokens;
+    bool has_prompts;  // that run: more than a token of one is to be computed
   };
   // Where a plan that has its decodes is full.
   struct PromptLimit {
@@ -192,7 +195,9 @@ class Scheduler {
   void SchedulePrompts(const PromptLimit& limit, StepPlan* plan);
   void AdmitWaiting(const PromptLimit& limit, StepPlan* plan);
   void PreemptLeastUrgent();
+  void GiveBlocksBack(Sequence* sequence);
   void AddChunk(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
+  void AddTable(Sequence* sequence, StepPlan* plan);
   void AddSample(Sequence* sequence, StepPlan* plan);
 
   const SchedulerOptions options_;
@@ -214,8 +219,8 @@ class Scheduler {
   // Of the plans before, the newest first: those in flight and so many that fewer than kRounds
   // times as many as can be are remembered.
   std::deque<int64_t> recent_prompt_tokens_;
-  // Tables of the plan being made, before they are laid out with a common width.
-  std::vector<const Sequence*> planned_;
+  std::vector<int32_t> free_rows_;  // a stack
+  int64_t num_running_tokens_ = 0;
 };
 
 }  // namespace polystrate

@@ -6,7 +6,7 @@
 
 namespace polystrate {
 
-StepInputs UploadInputs(const Stream& stream, const StepPlan& plan) {
+StepInputs UploadInputs(const Stream& stream, const StepPlan& plan, const Tensor& block_tables) {
   const int64_t num_tokens = plan.num_tokens();
   const int64_t num_seqs = plan.num_seqs();
   StepInputs inputs;
@@ -16,7 +16,7 @@ StepInputs UploadInputs(const Stream& stream, const StepPlan& plan) {
   AttentionBatch& batch = inputs.batch;
   batch.cu_seqlens_q = Upload(stream, plan.cu_seqlens_q, {num_seqs + 1});
   batch.context_lens = Upload(stream, plan.context_lens, {num_seqs});
-  batch.block_tables = Upload(stream, plan.block_tables, {num_seqs, plan.max_blocks});
+  batch.block_tables = block_tables;
   for (int64_t i = 0; i < num_seqs; ++i) {
     batch.max_seqlen_q =
         std::max<int64_t>(batch.max_seqlen_q, plan.cu_seqlens_q[i + 1] - plan.cu_seqlens_q[i]);

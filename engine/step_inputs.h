@@ -16,6 +16,7 @@ struct StepInputs {
 };
 
 // Of the whole plan; on the CPU they are the plan's own arrays, which must outlive the step.
-StepInputs UploadInputs(const Stream& stream, const StepPlan& plan);
+//   block_tables: [num_seqs, max_blocks] int32, from BlockTables.
+StepInputs UploadInputs(const Stream& stream, const StepPlan& plan, const Tensor& block_tables);
 
 }  // namespace polystrate

@@ -61,6 +61,15 @@ class Reader {
 
 }  // namespace
 
+void StepPlan::Reserve(int64_t sequences) {
+  const auto n = static_cast<size_t>(sequences);
+  for (auto* values : {&token_ids, &positions, &slot_mapping, &context_lens, &table_rows}) {
+    values->reserve(n);
+  }
+  cu_seqlens_q.reserve(n + 1);
+  samples.reserve(n);
+}
+
 std::vector<uint8_t> StepPlan::ToBytes() const {
   Writer w;
   w.Put(step_id);
@@ -71,7 +80,8 @@ std::vector<uint8_t> StepPlan::ToBytes() const {
   w.Put(slot_mapping);
   w.Put(cu_seqlens_q);
   w.Put(context_lens);
-  w.Put(block_tables);
+  w.Put(table_rows);
+  w.Put(new_blocks);
   w.Put(max_blocks);
   w.Put(samples);
   w.Put(scores);
@@ -91,7 +101,8 @@ StepPlan StepPlan::FromBytes(const std::vector<uint8_t>& bytes) {
   r.Get(plan.slot_mapping);
   r.Get(plan.cu_seqlens_q);
   r.Get(plan.context_lens);
-  r.Get(plan.block_tables);
+  r.Get(plan.table_rows);
+  r.Get(plan.new_blocks);
   r.Get(plan.max_blocks);
   r.Get(plan.samples);
   r.Get(plan.scores);

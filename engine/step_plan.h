@@ -34,8 +34,10 @@ struct StepPlan {
   std::vector<int32_t> slot_mapping;  // [num_tokens] block * block_size + offset
   std::vector<int32_t> cu_seqlens_q;  // [num_seqs + 1]
   std::vector<int32_t> context_lens;  // [num_seqs] tokens in the cache once this step is done
-  std::vector<int32_t> block_tables;  // [num_seqs, max_blocks], rows padded with 0
-  int32_t max_blocks = 0;
+  // Every rank keeps a table of blocks for each sequence that runs (BlockTables).
+  std::vector<int32_t> table_rows;   // [num_seqs] whose is the sequence's
+  std::vector<NewBlock> new_blocks;  // that the tables do not have by the plans before
+  int32_t max_blocks = 0;            // of a sequence
   std::vector<SamplePoint> samples;
   std::vector<ScorePoint> scores;
   std::vector<TokenCount> history;  // of the samples, which know their parts (SampleLists)
@@ -43,6 +45,9 @@ struct StepPlan {
 
   int64_t num_tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t num_seqs() const { return static_cast<int64_t>(context_lens.size()); }
+
+  // Room for a decode step of so many sequences.
+  void Reserve(int64_t sequences);
 
   std::vector<uint8_t> ToBytes() const;
   // CHECKs: plans only travel between ranks of one binary.

@@ -97,6 +97,8 @@ void PagedAttention(CudaContext&, const Tensor&, const KvSlot&, const AttentionB
                     const AttentionOptions&, const Tensor&) {
   WithoutCuda();
 }
+void SetBlocks(CudaContext&, absl::Span<const NewBlock>, const Tensor&) { WithoutCuda(); }
+void GatherTables(CudaContext&, const Tensor&, const Tensor&, const Tensor&) { WithoutCuda(); }
 void ConcatColumns(CudaContext&, const Tensor&, const Tensor&) { WithoutCuda(); }
 void Sample(CudaContext&, const Tensor&, int64_t, absl::Span<const SampleRow>,
             absl::Span<SampleResult>, const SampleLists&, const Tensor&) {

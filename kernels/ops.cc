@@ -83,6 +83,11 @@ void CheckBatch(const AttentionBatch& batch, int64_t num_tokens, Device device) 
   CHECK_EQ(batch.cu_seqlens_q.data<int32_t>()[num_sequences], num_tokens);
 }
 
+void CheckTables(const Tensor& tables) {
+  CHECK_EQ(tables.rank(), 2);
+  CHECK(tables.dtype() == DType::kInt32);
+}
+
 void CheckLogits(const Tensor& logits, int64_t vocab_size, size_t num_rows, size_t num_results) {
   CHECK_EQ(logits.rank(), 2);
   CHECK(logits.dtype() == DType::kFloat32);
@@ -310,6 +315,34 @@ void AddInPlace(const Stream& stream, const Tensor& y, const Tensor& x) {
       return cpu::AddInPlace(stream.cpu(), y, x);
     case DeviceType::kCuda:
       return cuda::AddInPlace(stream.cuda(), y, x);
+  }
+}
+
+void SetBlocks(const Stream& stream, absl::Span<const NewBlock> blocks, const Tensor& tables) {
+  CheckTables(tables);
+  for (const NewBlock& block : blocks) {
+    CHECK(block.row >= 0 && block.row < tables.dim(0));
+    CHECK(block.index >= 0 && block.index < tables.dim(1));
+  }
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::SetBlocks(stream.cpu(), blocks, tables);
+    case DeviceType::kCuda:
+      return cuda::SetBlocks(stream.cuda(), blocks, tables);
+  }
+}
+
+void GatherTables(const Stream& stream, const Tensor& rows, const Tensor& tables,
+                  const Tensor& out) {
+  CheckTables(tables);
+  CheckTables(out);
+  CheckVector(rows, DType::kInt32, out.dim(0));
+  CHECK_LE(out.dim(1), tables.dim(1));
+  switch (stream.device().type) {
+    case DeviceType::kCpu:
+      return cpu::GatherTables(stream.cpu(), rows, tables, out);
+    case DeviceType::kCuda:
+      return cuda::GatherTables(stream.cuda(), rows, tables, out);
   }
 }
 

@@ -143,8 +143,8 @@ void RotateAndStoreKv(const Stream& stream, const RopeTable& rope, const Tensor&
 // The ragged batch of one step: sequence i's queries are rows [cu_seqlens_q[i], cu_seqlens_q[i+1]),
 // of which there may be none, and are the last of its context_lens[i] tokens, whose K and V are
 // already in the cache. A sequence of no context has no keys: the rows of its queries become zero.
-// A GPU reads these tensors while operators in front still run: they are copied there, no operator
-// writes them.
+// A GPU reads these tensors while operators in front still run: they are copied there, or written
+// by an operator (GatherTables) behind which something is copied from the host.
 struct AttentionBatch {
   Tensor cu_seqlens_q;  // [num_sequences + 1] int32
   Tensor context_lens;  // [num_sequences] int32
@@ -155,6 +155,20 @@ struct AttentionBatch {
   int64_t max_seqlen_q = 0;
   int64_t max_context_len = 0;
 };
+// What is new in a row of the tables of all sequences that run.
+struct NewBlock {
+  int32_t row = 0;
+  int32_t index = 0;  // of the sequence's blocks
+  int32_t block = 0;
+};
+// tables[b.row, b.index] = b.block for every one of `blocks`, of which no two are about the same
+// element.  tables: [rows, columns] int32; `blocks` is copied.
+void SetBlocks(const Stream& stream, absl::Span<const NewBlock> blocks, const Tensor& tables);
+// out[i] = what the first columns of tables[rows[i]] hold; zeros where rows[i] is -1.
+//   rows: [n] int32; tables: [any, columns] int32; out: [n, at most as many columns] int32.
+void GatherTables(const Stream& stream, const Tensor& rows, const Tensor& tables,
+                  const Tensor& out);
+
 struct AttentionOptions {
   int head_dim = 0;
   int queries_per_kv_head = 1;  // of the whole model

@@ -94,6 +94,7 @@ absl::Status DecodeSession::TakeMemory() {
   stage_options.block_size = options_.block_size;
   stage_options.max_num_batched_tokens = std::max(max_sequences(), options_.max_prompt_tokens);
   stage_options.max_model_len = options_.sequence_len;
+  stage_options.max_num_seqs = max_sequences();
   ASSIGN_OR_RETURN(stage_,
                    PipelineStage::Create({topology, stream_, groups_}, config_, plan.stages[0],
                                          std::move(weights), stage_options));
@@ -137,8 +138,7 @@ void DecodeSession::MakePlan() {
     plan_.cu_seqlens_q.push_back(static_cast<int32_t>(i + 1));
     plan_.slot_mapping.push_back(
         static_cast<int32_t>(table[block] * options_.block_size + context_ % options_.block_size));
-    plan_.block_tables.insert(plan_.block_tables.end(), table.begin(),
-                              table.begin() + plan_.max_blocks);
+    plan_.table_rows.push_back(static_cast<int32_t>(i));
     SampleRow greedy;
     greedy.temperature = 0.0f;
     greedy.position = static_cast<uint64_t>(context_ + 1);
@@ -146,9 +146,24 @@ void DecodeSession::MakePlan() {
   }
 }
 
+// Sequences keep their blocks, so the stage is told with the first plan.
+void DecodeSession::Launch() {
+  const auto num_tables = static_cast<int32_t>(block_tables_.size());
+  for (int32_t row = 0; !told_blocks_ && row < num_tables; ++row) {
+    const std::vector<int32_t>& table = block_tables_[row];
+    for (int32_t index = 0; index < static_cast<int32_t>(table.size()); ++index) {
+      plan_.new_blocks.push_back({row, index, table[index]});
+    }
+  }
+  told_blocks_ = true;
+  stage_->Launch(plan_);
+  plan_.new_blocks.clear();
+}
+
 double DecodeSession::RunPlan(std::optional<StepResult>* result) {
   const double start = Now();
-  *result = stage_->Run(plan_);
+  Launch();
+  *result = stage_->Finish();
   return Now() - start;
 }
 
@@ -171,7 +186,7 @@ double DecodeSession::Prefill(int64_t num_sequences, int64_t prompt_len) {
     }
     const auto end = static_cast<int32_t>(plan_.token_ids.size());
     plan_.cu_seqlens_q.push_back(end);
-    plan_.block_tables.insert(plan_.block_tables.end(), table.begin(), table.begin() + blocks);
+    plan_.table_rows.push_back(static_cast<int32_t>(i));
     SampleRow greedy;
     greedy.temperature = 0.0f;
     greedy.position = static_cast<uint64_t>(prompt_len);
@@ -200,7 +215,12 @@ std::vector<double> DecodeSession::AttentionSeconds(int repeats,
   const int64_t n = num_sequences();
   const Device device = stream_.device();
   const DeviceIntegers starts(device, plan_.cu_seqlens_q), lengths(device, plan_.context_lens);
-  const DeviceIntegers tables(device, plan_.block_tables);
+  std::vector<int32_t> blocks;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto begin = block_tables_[i].begin();
+    blocks.insert(blocks.end(), begin, begin + plan_.max_blocks);
+  }
+  const DeviceIntegers tables(device, blocks);
   const AttentionBatch batch = {starts.View({n + 1}), lengths.View({n}),
                                 tables.View({n, plan_.max_blocks}), /*max_seqlen_q=*/1,
                                 /*max_context_len=*/context_ + 1};
@@ -235,7 +255,8 @@ int64_t DecodeSession::CountBytesWrittenPerToken() {
   std::memset((*chunk).raw(), 0xff, (*chunk).num_bytes());
   FillPool(*chunk);
   Begin(num_sequences(), /*context=*/0);
-  stage_->Run(plan_);
+  std::optional<StepResult> result;
+  RunPlan(&result);
   const Buffer& pool = stage_->kv_cache().pool();
   const int64_t elements = pool.num_bytes() / element;
   const Tensor all(pool.data(), options_.dtype, stream_.device(), {elements});

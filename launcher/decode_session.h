@@ -80,6 +80,7 @@ class DecodeSession {
   absl::Status TakeMemory();
   void FillPool(const Tensor& pattern);
   void MakePlan();
+  void Launch();
   double RunPlan(std::optional<StepResult>* result);
 
   const ModelConfig config_;
@@ -88,6 +89,7 @@ class DecodeSession {
   ProcessGroups groups_ = MakeSelfGroups();
   std::unique_ptr<PipelineStage> stage_;
   std::vector<std::vector<int32_t>> block_tables_;  // of every sequence admitted
+  bool told_blocks_ = false;                        // to the stage
   int64_t context_ = 0;
   std::vector<int32_t> next_tokens_;  // [num_sequences]
   StepPlan plan_;

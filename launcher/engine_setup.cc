@@ -248,6 +248,7 @@ absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
   setup.stage.block_size = engine.block_size;
   setup.stage.max_num_batched_tokens = engine.max_num_batched_tokens;
   setup.stage.max_model_len = engine.max_model_len;
+  setup.stage.max_num_seqs = engine.max_num_seqs;
   setup.stage.prefill_skip = flags.prefill_skip;
   setup.stage.graphs = flags.graphs;
   return setup;

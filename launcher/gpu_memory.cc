@@ -9,7 +9,8 @@
 namespace polystrate {
 namespace {
 
-// The context, the code of kernels, cuBLASLt's workspace, NCCL's buffers, graphs, uploads.
+// The context, the code of kernels, cuBLASLt's workspace, NCCL's buffers, graphs, uploads, tables
+// of blocks.
 constexpr int64_t kOverhead = int64_t{1536} << 20;
 
 // Logits, in their parts and together (engine/activations.cc).

@@ -26,6 +26,8 @@ void RotateAndStoreKv(CpuContext& context, const RopeTable& rope, const Tensor& 
 void PagedAttention(CpuContext& context, const Tensor& query, const KvSlot& slot,
                     const AttentionBatch& batch, const AttentionOptions& options,
                     const Tensor& out);
+void SetBlocks(CpuContext& context, absl::Span<const NewBlock> blocks, const Tensor& tables);
+void GatherTables(CpuContext& context, const Tensor& rows, const Tensor& tables, const Tensor& out);
 void ConcatColumns(CpuContext& context, const Tensor& parts, const Tensor& out);
 void Sample(CpuContext& context, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,

@@ -33,6 +33,9 @@ void RotateAndStoreKv(CudaContext& context, const RopeTable& rope, const Tensor&
 void PagedAttention(CudaContext& context, const Tensor& query, const KvSlot& slot,
                     const AttentionBatch& batch, const AttentionOptions& options,
                     const Tensor& out);
+void SetBlocks(CudaContext& context, absl::Span<const NewBlock> blocks, const Tensor& tables);
+void GatherTables(CudaContext& context, const Tensor& rows, const Tensor& tables,
+                  const Tensor& out);
 void ConcatColumns(CudaContext& context, const Tensor& parts, const Tensor& out);
 void Sample(CudaContext& context, const Tensor& logits, int64_t vocab_size,
             absl::Span<const SampleRow> rows, absl::Span<SampleResult> results,

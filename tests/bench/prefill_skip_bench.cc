@@ -77,7 +77,8 @@ class Prefill {
     auto weights = DummyStageWeights(config, topology_, whole, kT, stream->device());
     CHECK(weights.ok());
     const StageOptions options{kT,     kMaxTokens / kBlockSize,        kBlockSize,
-                               kChunk, config.max_position_embeddings, skip};
+                               kChunk, config.max_position_embeddings, /*max_num_seqs=*/64,
+                               skip};
     auto stage = PipelineStage::Create({topology_, *stream, groups_}, config, whole,
                                        *std::move(weights), options);
     CHECK(stage.ok());

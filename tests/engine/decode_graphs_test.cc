@@ -40,7 +40,8 @@ StepPlan DecodePlan(int32_t num_seqs, int32_t context) {
     plan.slot_mapping.push_back(4 * i * static_cast<int32_t>(kBlockSize) + context);
     plan.context_lens.push_back(context + 1);
     plan.cu_seqlens_q.push_back(i + 1);
-    for (int32_t b = 0; b < plan.max_blocks; ++b) plan.block_tables.push_back(4 * i + b);
+    plan.table_rows.push_back(i);
+    for (int32_t b = 0; b < plan.max_blocks; ++b) plan.new_blocks.push_back({i, b, 4 * i + b});
     SamplePoint point{static_cast<uint64_t>(i), i, {}};
     point.params.temperature = 0.0f;
     plan.samples.push_back(point);

@@ -109,8 +109,9 @@ StepPlan MakePlan(int32_t num_seqs, int32_t cached, int32_t new_tokens) {
   plan.cu_seqlens_q = {0};
   plan.max_blocks = kBlocksPerSequence;
   for (int32_t seq = 0; seq < num_seqs; ++seq) {
+    plan.table_rows.push_back(seq);
     for (int32_t block = 0; block < kBlocksPerSequence; ++block) {
-      plan.block_tables.push_back(seq * kBlocksPerSequence + block);
+      plan.new_blocks.push_back({seq, block, seq * kBlocksPerSequence + block});
     }
     for (int32_t position = cached; position < cached + new_tokens; ++position) {
       plan.token_ids.push_back(1 + position);

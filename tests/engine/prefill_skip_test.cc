@@ -116,8 +116,9 @@ void AddChunk(int32_t seq, int32_t begin, int32_t end, StepPlan* plan) {
   const std::vector<int32_t> tokens = RandomTokens(kBlocksPerSequence * kBlockSize, 96, seq);
   if (plan->cu_seqlens_q.empty()) plan->cu_seqlens_q = {0};
   plan->max_blocks = kBlocksPerSequence;
+  plan->table_rows.push_back(seq);
   for (int32_t block = 0; block < kBlocksPerSequence; ++block) {
-    plan->block_tables.push_back(seq * kBlocksPerSequence + block);
+    plan->new_blocks.push_back({seq, block, seq * kBlocksPerSequence + block});
   }
   for (int32_t position = begin; position < end; ++position) {
     plan->token_ids.push_back(tokens[position]);

@@ -90,8 +90,9 @@ class ServedEngine {
     options.stages = LayOutStages(config.sharing, plan, *PlanMemory(config, plan, {}));
     engine_ = std::make_unique<Engine>(options, tokenizer_.get());
 
-    const StageOptions stage{DType::kFloat32, options.num_blocks, options.block_size,
-                             options.max_num_batched_tokens, options.max_model_len};
+    const StageOptions stage{DType::kFloat32,       options.num_blocks,
+                             options.block_size,    options.max_num_batched_tokens,
+                             options.max_model_len, options.max_num_seqs};
     const Stage& whole = plan.stages[0];
     StageWeights weights =
         *LoadStageWeights(dir_.path(), config, topology_, whole, DType::kFloat32, stream_.device());

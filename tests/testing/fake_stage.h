@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "engine/scheduler.h"
@@ -50,6 +51,7 @@ class FakeStage {
     EXPECT_EQ(plan.cu_seqlens_q.back(), plan.num_tokens());
     StepResult result;
     result.step_id = plan.step_id;
+    for (const NewBlock& b : plan.new_blocks) tables_[{b.row, b.index}] = b.block;
     for (int64_t s = 0; s < plan.num_seqs(); ++s) Write(plan, s);
     drawn_.clear();
     for (int64_t s = 0; s < plan.num_seqs(); ++s) CheckContext(plan, s);
@@ -72,7 +74,8 @@ class FakeStage {
   };
 
   Slot& SlotOf(const StepPlan& plan, int64_t s, int32_t position) {
-    const int32_t block = plan.block_tables[s * plan.max_blocks + position / options_.block_size];
+    const auto index = static_cast<int32_t>(position / options_.block_size);
+    const int32_t block = tables_.at({plan.table_rows[s], index});
     return slots_[block * options_.block_size + position % options_.block_size];
   }
   void Write(const StepPlan& plan, int64_t s) {
@@ -99,6 +102,7 @@ class FakeStage {
   const SchedulerOptions options_;
   std::map<int64_t, Slot> slots_;
   std::vector<int32_t> drawn_;  // by the plan before
+  std::map<std::pair<int32_t, int32_t>, int32_t> tables_;  // block by row and index
 };
 
 // Runs one step to its end; false when there is none.

@@ -74,6 +74,7 @@ ModelPlan MakePlan(const std::string& model_dir, const LocalEngineOptions& optio
                 options.block_size,
                 options.max_num_batched_tokens,
                 plan.config.max_position_embeddings,
+                options.max_num_seqs,
                 options.prefill_skip,
                 options.graphs};
   plan.engine.parallel = {options.tp_size, options.pp_size};
@@ -188,7 +189,10 @@ StepPlan StepOf(const std::vector<int32_t>& tokens, int32_t begin, int32_t end,
   step.cu_seqlens_q = {0, end - begin};
   step.context_lens = {end};
   step.max_blocks = static_cast<int32_t>(num_blocks);
-  for (int32_t block = 0; block < step.max_blocks; ++block) step.block_tables.push_back(block);
+  step.table_rows = {0};
+  for (int32_t block = 0; block < step.max_blocks; ++block) {
+    step.new_blocks.push_back({/*row=*/0, block, block});
+  }
   for (int32_t i = begin; i < end; ++i) {
     step.positions.push_back(i);
     step.slot_mapping.push_back(i);
