@@ -272,7 +272,7 @@ void NcclCommunicator::Broadcast(const Stream& stream, const Tensor& x, int root
   if (!OnGpu(x)) return host_->Broadcast(stream, x, root);
   CHECK(x.contiguous());
   if (x.num_bytes() == 0) return;
-  Enqueue("broadcast from", root, [&](ncclComm_t comm) {
+  Enqueue(/*i=*/0, "broadcast from", root, [&](ncclComm_t comm) {
     return ncclBroadcast(x.raw(), x.raw(), static_cast<size_t>(x.num_bytes()), ncclUint8, root,
                          comm, stream.cuda().stream());
   });
