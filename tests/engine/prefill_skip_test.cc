@@ -83,10 +83,10 @@ class WatchedStage {
     const Stage whole = PlanStages(config.sharing, StageCostsOf(config), 1)->stages[0];
     StageWeights weights =
         *LoadStageWeights(model_dir, config, topology_, whole, DType::kFloat32, stream_.device());
-    stage_ =
-        *PipelineStage::Create({topology_, stream_, groups_}, config, whole, std::move(weights),
-                               {DType::kFloat32, kNumSequences * kBlocksPerSequence, kBlockSize,
-                                kMaxTokens, config.max_position_embeddings, prefill_skip});
+    stage_ = *PipelineStage::Create(
+        {topology_, stream_, groups_}, config, whole, std::move(weights),
+        {DType::kFloat32, kNumSequences * kBlocksPerSequence, kBlockSize, kMaxTokens,
+         config.max_position_embeddings, kNumSequences, prefill_skip});
     witness_->Watch(&stage_->activations());
     // The whole cache is compared, so that what no test has written must be the same, too.
     std::memset(stage_->kv_cache().pool().data(), 0, stage_->kv_cache().num_bytes());

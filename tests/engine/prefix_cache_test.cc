@@ -176,7 +176,7 @@ class PoisonedRun {
     stage_ =
         *PipelineStage::Create({topology_, stream_, groups_}, config_, whole_, std::move(weights),
                                {DType::kFloat32, num_blocks, kBlockSize, 512,
-                                config_.max_position_embeddings, /*prefill_skip=*/true});
+                                config_.max_position_embeddings, /*max_num_seqs=*/64});
   }
 
   Scheduler& scheduler() { return scheduler_; }
