@@ -28,6 +28,7 @@ void CudaContext::Synchronize() const { WithoutCuda(); }
 void CudaContext::set_warpgroups(bool) { WithoutCuda(); }
 const void* CudaContext::Upload(const void*, int64_t) { WithoutCuda(); }
 void CudaContext::UploadTo(void*, const void*, int64_t) { WithoutCuda(); }
+void* CudaContext::Scratch(int64_t) { WithoutCuda(); }
 
 GraphRecorder::~GraphRecorder() = default;
 void GraphRecorder::OnHost(std::function<void()>) { WithoutCuda(); }

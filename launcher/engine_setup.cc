@@ -56,30 +56,29 @@ std::string ModelId(const std::string& model_dir) {
 }
 
 absl::StatusOr<int64_t> ChooseKvMemory(const ModelFlags& flags, const ModelSetup& setup,
-                                       int64_t max_num_batched_tokens) {
+                                       GpuMemoryUse use) {
   if (flags.kv_memory.has_value()) return *flags.kv_memory;
   if (setup.device.type == DeviceType::kCpu) return kCpuKvMemory;
-  const double share = flags.gpu_memory_utilization;
-  if (!(share > 0.0 && share <= 1.0)) {
+  if (!(use.utilization > 0.0 && use.utilization <= 1.0)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--gpu_memory_utilization is ", share, "; it must be in (0, 1]"));
+        absl::StrCat("--gpu_memory_utilization is ", use.utilization, "; it must be in (0, 1]"));
   }
   const int num_gpus = NumCudaDevices();
   if (num_gpus == 0) {
     return absl::InvalidArgumentError(
         "there is no GPU here whose memory could be asked for; give --kv_memory");
   }
-  GpuMemoryUse use;
   use.parallel = setup.parallel;
   use.dtype = setup.dtype;
   use.max_model_len = setup.max_model_len;
-  use.max_num_batched_tokens = max_num_batched_tokens;
-  use.utilization = share;
   const int local_size = ReadLaunchInfo().local_size;
   use.ranks_per_gpu =
       setup.device.gpu.has_value() ? local_size : (local_size + num_gpus - 1) / num_gpus;
   const int gpu = std::min(setup.device.gpu.value_or(0), num_gpus - 1);
-  return KvBytesOnGpu(setup.config, setup.stage_plan, use, cuda::TotalMemory(gpu));
+  ASSIGN_OR_RETURN(const GpuMemoryParts parts,
+                   GuessGpu(setup.config, setup.stage_plan, use, cuda::TotalMemory(gpu)));
+  RETURN_IF_ERROR(CheckRoom(parts));
+  return parts.kv_cache();
 }
 
 // Over what ranks speak, as far as flags say it.
@@ -182,7 +181,8 @@ absl::StatusOr<DType> ChooseDType(const std::optional<std::string>& flag, const 
       absl::StrCat("--dtype is \"", *flag, "\"; it takes float32, bfloat16 or, on GPUs, float16"));
 }
 
-absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags, int64_t max_num_batched_tokens) {
+absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags, int64_t max_num_batched_tokens,
+                                      int64_t max_num_seqs) {
   if (flags.model.empty()) return absl::InvalidArgumentError("--model is required");
   RETURN_IF_ERROR(CheckRange("tp", flags.tp, 1, 4096));
   RETURN_IF_ERROR(CheckRange("pp", flags.pp, 1, 4096));
@@ -210,17 +210,26 @@ absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags, int64_t max_num_b
   memory.tp_size = setup.parallel.tp_size;
   memory.dtype = setup.dtype;
   memory.block_size = flags.block_size;
-  ASSIGN_OR_RETURN(memory.kv_memory, ChooseKvMemory(flags, setup, max_num_batched_tokens));
+  GpuMemoryUse use;
+  use.max_num_batched_tokens = max_num_batched_tokens;
+  use.max_num_seqs = max_num_seqs;
+  use.block_size = std::max<int64_t>(1, flags.block_size);
+  use.utilization = flags.gpu_memory_utilization;
+  ASSIGN_OR_RETURN(memory.kv_memory, ChooseKvMemory(flags, setup, use));
+  if (setup.device.type == DeviceType::kCuda && !flags.kv_memory.has_value()) {
+    setup.gpu_memory_utilization = flags.gpu_memory_utilization;
+  }
   ASSIGN_OR_RETURN(setup.memory, PlanMemory(setup.config, setup.stage_plan, memory));
   return setup;
 }
 
 absl::StatusOr<EngineSetup> SetUpEngine(const EngineFlags& flags) {
-  EngineSetup setup;
-  ASSIGN_OR_RETURN(setup.model, SetUpModel(flags.model, flags.max_num_batched_tokens));
-  RETURN_IF_ERROR(SetUpComm(flags, &setup));
   RETURN_IF_ERROR(CheckRange("max_num_seqs", flags.max_num_seqs, 1, 65536));
   RETURN_IF_ERROR(CheckRange("max_num_batched_tokens", flags.max_num_batched_tokens, 1, 65536));
+  EngineSetup setup;
+  ASSIGN_OR_RETURN(setup.model,
+                   SetUpModel(flags.model, flags.max_num_batched_tokens, flags.max_num_seqs));
+  RETURN_IF_ERROR(SetUpComm(flags, &setup));
   if (flags.threads.has_value()) RETURN_IF_ERROR(CheckRange("threads", *flags.threads, 1, 1024));
   if (flags.load_format != "auto" && flags.load_format != "dummy") {
     return absl::InvalidArgumentError(
@@ -263,7 +272,10 @@ std::string DescribeSetup(const EngineSetup& setup) {
                     [](std::string* out, const Stage& s) { absl::StrAppend(out, s.first_layer); }));
   absl::StrAppend(&text, setup.model.device.type == DeviceType::kCuda ? ", cuda" : ", cpu",
                   ", comm ", Name(setup.comm), ", ", Name(setup.model.dtype), ", ",
-                  engine.num_blocks, " KV blocks of ", engine.block_size, " tokens, max_model_len ",
+                  setup.model.gpu_memory_utilization.has_value()
+                      ? absl::StrCat(*setup.model.gpu_memory_utilization, " of the GPU in")
+                      : absl::StrCat(engine.num_blocks),
+                  " KV blocks of ", engine.block_size, " tokens, max_model_len ",
                   engine.max_model_len, ", max_num_seqs ", engine.max_num_seqs,
                   ", max_num_batched_tokens ", engine.max_num_batched_tokens, ", prefill skip ",
                   setup.stage.prefill_skip ? "on" : "off");

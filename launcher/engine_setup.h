@@ -38,10 +38,11 @@ struct ModelFlags {
 };
 
 inline constexpr int64_t kDefaultBatchedTokens = 512;
+inline constexpr int64_t kDefaultNumSeqs = 64;
 
 struct EngineFlags {
   ModelFlags model;
-  int64_t max_num_seqs = 64;
+  int64_t max_num_seqs = kDefaultNumSeqs;
   int64_t max_num_batched_tokens = kDefaultBatchedTokens;
   bool prefill_skip = true;
   bool prefix_cache = true;
@@ -71,10 +72,14 @@ struct ModelSetup {
   DType dtype = DType::kFloat32;
   StagePlan stage_plan;
   MemoryPlan memory;
+  // Set where the KV cache gets what a GPU has left: `memory` is a guess then, until ranks have
+  // asked theirs (RankSession::PrepareGpu).
+  std::optional<double> gpu_memory_utilization;
   int64_t max_model_len = 0;
 };
-// `max_num_batched_tokens`: of the engine it is for.
-absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags, int64_t max_num_batched_tokens);
+// `max_num_batched_tokens`, `max_num_seqs`: of the engine it is for.
+absl::StatusOr<ModelSetup> SetUpModel(const ModelFlags& flags, int64_t max_num_batched_tokens,
+                                      int64_t max_num_seqs);
 
 struct EngineSetup {
   ModelSetup model;

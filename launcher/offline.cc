@@ -133,9 +133,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& mode
 }
 
 absl::Status RunOffline(const EngineFlags& flags, const OfflineJob& job) {
-  ASSIGN_OR_RETURN(const EngineSetup setup, SetUpEngine(flags));
+  ASSIGN_OR_RETURN(EngineSetup setup, SetUpEngine(flags));
   ASSIGN_OR_RETURN(const auto session, RankSession::Start(flags, setup));
   const auto guard = session->GuardGroups(/*watchdog=*/nullptr);
+  RETURN_IF_ERROR(session->PrepareGpu(&setup));
   if (session->first() && !setup.model.config.warning.empty()) {
     std::fprintf(stderr, "warning: %s\n", setup.model.config.warning.c_str());
   }

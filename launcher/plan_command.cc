@@ -197,7 +197,8 @@ absl::Status PlanCommand(const Arguments& arguments) {
     std::fputs(flags.Help().c_str(), stdout);
     return absl::OkStatus();
   }
-  ASSIGN_OR_RETURN(const ModelSetup setup, SetUpModel(model, kDefaultBatchedTokens));
+  ASSIGN_OR_RETURN(const ModelSetup setup,
+                   SetUpModel(model, kDefaultBatchedTokens, kDefaultNumSeqs));
   if (!setup.config.warning.empty()) {
     std::fprintf(stderr, "warning: %s\n", setup.config.warning.c_str());
   }

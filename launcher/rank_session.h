@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "engine/pipeline_stage.h"
 #include "launcher/engine_setup.h"
+#include "launcher/gpu_memory.h"
 #include "parallel/control_channel.h"
 #include "parallel/group_guard.h"
 #include "parallel/process_group.h"
@@ -33,6 +34,12 @@ class RankSession {
   std::unique_ptr<GroupGuard> GuardGroups(Watchdog* watchdog);
   PipelineStage& stage() { return *stage_; }
 
+  // On GPUs: takes what steps need besides tensors of their own, and connects peers. Where the KV
+  // cache gets what GPUs have left (--gpu_memory_utilization), asks them then, and puts the number
+  // of blocks for which all have room into `setup`; rank 0 prints where the memory of the GPU with
+  // the least goes. Every rank calls it, before Load, and gets the same answer. RESOURCE_EXHAUSTED
+  // says what is too large.
+  absl::Status PrepareGpu(EngineSetup* setup);
   // Reads this rank's weights and takes its memory. Every rank calls it and gets the same answer:
   // OK when all are ready, else the first rank's error.
   absl::Status Load(const std::string& model_dir, const EngineSetup& setup);
@@ -45,6 +52,8 @@ class RankSession {
   absl::Status TakeGpu(const DeviceChoice& device);
   // Every rank calls it: they tell one another which GPU they have taken, and connect those.
   absl::Status ConnectGpus(const EngineSetup& setup);
+  // Takes what steps need of the GPU besides tensors of its own.
+  absl::Status TakeScratch(const EngineSetup& setup, const GpuMemoryUse& use);
   absl::Status LoadThisRank(const std::string& model_dir, const EngineSetup& setup);
 
   Topology topology_;
@@ -53,6 +62,7 @@ class RankSession {
   std::unique_ptr<MpiSession> mpi_;
   ProcessGroups groups_;
   bool over_nccl_ = false;
+  int ranks_on_gpu_ = 1;  // that share this rank's
   Stream stream_;
   std::unique_ptr<ControlChannel> control_;
   std::unique_ptr<PipelineStage> stage_;

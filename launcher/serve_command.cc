@@ -110,6 +110,10 @@ absl::Status RunServe(const ServeFlags& flags) {
   setup.engine.drain_timeout = absl::Seconds(flags.drain_timeout);
   auto joining = std::make_unique<JoinGuard>(setup.nccl_timeout);
   ASSIGN_OR_RETURN(const auto session, RankSession::Start(flags.engine, setup));
+  {
+    const auto guard = session->GuardGroups(/*watchdog=*/nullptr);  // nobody is served yet
+    RETURN_IF_ERROR(session->PrepareGpu(&setup));
+  }
   if (session->first()) TakeTokenizerConfig(flags.engine.model.model, &setup);
   Frontend frontend;
   absl::Status opened = absl::OkStatus();

@@ -85,6 +85,38 @@ TEST_F(GpuPlaces, RanksThatShareAGpuCannotSpeakOverNccl) {
   refused(2, "cuda:1", "1 (emulated GPU, bus 0000:02:00.0)");
 }
 
+// Stages differ in what they hold, so the last has less room for the KV cache.
+TEST_F(GpuPlaces, TheKvCacheGetsWhatGpusHaveLeft) {
+  const auto generate = [this](int num_gpus, const std::string& share, const CommandLine& flags) {
+    CommandLine arguments = {"generate",  "--model",
+                             dir_.path(), "--prompt_ids",
+                             "5,6,7",     "--max_tokens",
+                             "2",         "--temperature",
+                             "0",         "--max_num_seqs",
+                             "2",         "--threads",
+                             "1",         "--max_num_batched_tokens",
+                             "16"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    if (!share.empty()) {
+      for (const char* flag : {"--device", "cuda", "--gpu_memory_utilization"}) {
+        arguments.push_back(flag);
+      }
+      arguments.push_back(share);
+    }
+    return RunCommand(Mpirun(2, OnEmulatedGpus(num_gpus, "polystrate_emulated", arguments)));
+  };
+  const std::string expected = generate(2, "", {"--pp", "2"}).out;
+  for (const int num_gpus : {1, 2}) {
+    const CommandResult result = generate(num_gpus, "0.6", {"--pp", "2"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(result.out, expected);
+    EXPECT_THAT(result.err, HasSubstr("memory of rank 1's GPU: 0.6 of 1.00 GiB, 0."));
+  }
+  const CommandResult refused = generate(2, "0.1", {"--tp", "2"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("nothing of the GPU is left for the KV cache: 0.1 of 1.00"));
+}
+
 TEST_F(GpuPlaces, FlagsThatCannotBeAreRefused) {
   const auto refused = [this](const CommandLine& flags, const std::string& message) {
     const CommandResult result = Generate(2, flags);
