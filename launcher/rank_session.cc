@@ -169,9 +169,8 @@ absl::Status RankSession::CheckSameSetup(const EngineSetup& setup) {
   return control_->Agree(status);
 }
 
-absl::Status RankSession::TakeScratch(const EngineSetup& setup, const GpuMemoryUse& use) {
-  const int64_t scratch =
-      ScratchBytes(setup.model.config, use, stream_.cuda().properties().num_sms);
+absl::Status RankSession::TakeScratch(const ModelConfig& config, const GpuMemoryUse& use) {
+  const int64_t scratch = ScratchBytes(config, use, stream_.cuda().properties().num_sms);
   const int64_t free = cuda::FreeMemory(stream_.device().index);
   if (free < 2 * scratch) {  // it is rounded up
     return absl::ResourceExhaustedError(
@@ -181,6 +180,10 @@ absl::Status RankSession::TakeScratch(const EngineSetup& setup, const GpuMemoryU
                      "--max_num_seqs or a shorter --max_model_len"));
   }
   stream_.cuda().Scratch(scratch);
+  return absl::OkStatus();
+}
+
+absl::Status RankSession::MeetPeers(const EngineSetup& setup) {
   if (!over_nccl_) return absl::OkStatus();
   // NCCL takes most of its buffers when peers first meet; the largest step's messages, twice, for
   // they take turns between two places.
@@ -216,8 +219,10 @@ absl::Status RankSession::PrepareGpu(EngineSetup* setup) {
   use.max_num_seqs = setup->engine.max_num_seqs;
   use.block_size = setup->engine.block_size;
   use.ranks_per_gpu = ranks_on_gpu_;
-  // All have taken theirs before any asks, and all have asked before any goes on.
-  RETURN_IF_ERROR(control_->Agree(TakeScratch(*setup, use)));
+  // All have taken theirs before any asks, and all have asked before any goes on; who meets nobody
+  // would wait for them.
+  RETURN_IF_ERROR(control_->Agree(TakeScratch(model.config, use)));
+  RETURN_IF_ERROR(control_->Agree(MeetPeers(*setup)));
   if (!model.gpu_memory_utilization.has_value()) return absl::OkStatus();
   use.utilization = *model.gpu_memory_utilization;
   const int gpu = stream_.device().index;

@@ -52,8 +52,9 @@ class RankSession {
   absl::Status TakeGpu(const DeviceChoice& device);
   // Every rank calls it: they tell one another which GPU they have taken, and connect those.
   absl::Status ConnectGpus(const EngineSetup& setup);
-  // Takes what steps need of the GPU besides tensors of its own.
-  absl::Status TakeScratch(const EngineSetup& setup, const GpuMemoryUse& use);
+  // Takes what operators need of the GPU besides tensors; what communicators need.
+  absl::Status TakeScratch(const ModelConfig& config, const GpuMemoryUse& use);
+  absl::Status MeetPeers(const EngineSetup& setup);
   absl::Status LoadThisRank(const std::string& model_dir, const EngineSetup& setup);
 
   Topology topology_;

@@ -77,7 +77,7 @@ struct StreamTask {
 template <int kProducts>
 struct StreamTasks {
   StreamTask tasks[kProducts];
-  unsigned first_blocks;
+  unsigned first_blocks = 0;
 };
 
 // The first element of k that this lane takes in its warp's first step of a row; in the step's
