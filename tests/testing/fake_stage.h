@@ -101,7 +101,7 @@ class FakeStage {
 
   const SchedulerOptions options_;
   std::map<int64_t, Slot> slots_;
-  std::vector<int32_t> drawn_;  // by the plan before
+  std::vector<int32_t> drawn_;                             // by the plan before
   std::map<std::pair<int32_t, int32_t>, int32_t> tables_;  // block by row and index
 };
 
