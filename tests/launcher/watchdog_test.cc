@@ -10,6 +10,7 @@
 
 #include "absl/time/clock.h"
 #include "parallel/group_guard.h"
+#include "tests/testing/silent_group.h"
 
 namespace polystrate {
 namespace {
@@ -81,16 +82,8 @@ TEST_F(WatchdogTest, ADrainBeforeTheStartHasNoEnd) {
 }
 
 // A group over GPUs, of which another thread learns that it has failed.
-class FailedGroup final : public Communicator {
+class FailedGroup final : public SilentGroup {
  public:
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  void AllReduceSum(const Stream&, const Tensor&) override {}
-  void Broadcast(const Stream&, const Tensor&, int) override {}
-  void Gather(const Stream&, const Tensor&, const Tensor&, int) override {}
-  void Send(const Stream&, const Tensor&, int) override {}
-  void Recv(const Stream&, const Tensor&, int) override {}
-  std::optional<int64_t> Probe(int) override { return std::nullopt; }
   absl::Status Health() override { return absl::UnavailableError("a peer is gone"); }
 };
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "tests/testing/silent_group.h"
 
 namespace polystrate {
 namespace {
@@ -33,17 +34,9 @@ class Record {
 };
 
 // Of one rank; well until it is told otherwise.
-class SickGroup final : public Communicator {
+class SickGroup final : public SilentGroup {
  public:
   SickGroup(const std::string& name, Record* record) : name_(name), record_(*record) {}
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  void AllReduceSum(const Stream&, const Tensor&) override {}
-  void Broadcast(const Stream&, const Tensor&, int) override {}
-  void Gather(const Stream&, const Tensor&, const Tensor&, int) override {}
-  void Send(const Stream&, const Tensor&, int) override {}
-  void Recv(const Stream&, const Tensor&, int) override {}
-  std::optional<int64_t> Probe(int) override { return std::nullopt; }
   absl::Status Health() override {
     return sick_ ? absl::UnavailableError(name_ + " has failed") : absl::OkStatus();
   }
